@@ -1,0 +1,289 @@
+"""Real data: the built-in digits, or the reader's own .npz, .csv or IDX files.
+
+Every rank sees the same rows in the same order and trains on every N-th of each batch, so that N ranks and one rank
+see the same global batch.
+"""
+
+import csv
+import gzip
+import math
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zerosim.errors import InputError
+
+DIGITS = Path(__file__).with_name("datasets") / "digits.npz"
+
+
+@dataclass
+class Dataset:
+    """Rows to train and test on.
+
+    x is (rows, features) of floats. y is (rows,) of class numbers if `classes` lists the labels they stand for, in
+    sorted order, and else (rows, outputs) of floats. `own_test` is the number of rows at the end that the files
+    themselves set apart for testing.
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    classes: list[Any] | None
+    own_test: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Width of the model's last layer."""
+        return len(self.classes) if self.classes is not None else self.y.shape[1]
+
+
+def load(name: str) -> Dataset:
+    """Load `digits`, a .npz or .csv file, or a folder of IDX files. Raises InputError with one line of what is wrong."""
+    if name == "digits":
+        digits = _npz(DIGITS)
+        return make_dataset("digits", digits[0] / np.float32(16), digits[1])
+    path = Path(name)
+    try:
+        if path.is_dir():
+            return _idx_folder(name, path)
+        if not path.exists():
+            raise InputError(f"data {name}: there is no such file or folder; give digits, a .npz, a .csv or a folder of IDX files")
+        readers = {".npz": _npz, ".csv": _csv}
+        if path.suffix.lower() not in readers:
+            raise InputError(f"data {name}: the name must end in .npz or .csv, or be a folder of IDX files")
+        return make_dataset(name, *readers[path.suffix.lower()](path))
+    except OSError as error:
+        raise InputError(f"data {name}: cannot be read ({error.strerror or error})") from None
+
+
+def make_dataset(name: str, x: Any, y: Any, own_test: int = 0) -> Dataset:
+    """Check arrays and return them as a `Dataset`.
+
+    x (rows, ...) numbers, flattened to (rows, features). y of integers, booleans or strings (rows,): classes; of floats
+    (rows,) or (rows, outputs): regression. Raises InputError.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    what = f"data {name}"
+    if x.dtype.kind not in "fiub" or not x.ndim:
+        raise InputError(f"{what}: x must hold rows of real numbers, not {x.dtype} of shape {x.shape}")
+    if x.ndim == 1:
+        x = x[:, None]
+    if y.ndim == 2 and y.shape[1] == 1 and y.dtype.kind != "f":
+        y = y[:, 0]
+    if y.dtype.kind not in "fiubUS" or y.ndim not in (1, 2):
+        raise InputError(f"{what}: y must hold a class or a number for each row, not {y.dtype} of shape {y.shape}")
+    if len(x) != len(y):
+        raise InputError(f"{what}: x has {len(x)} rows and y has {len(y)}; they must have as many")
+    if not x.size or not y.size:
+        raise InputError(f"{what}: it is empty (x {x.shape}, y {y.shape})")
+    x = np.ascontiguousarray(x.reshape(len(x), -1))
+    _finite(f"{what}: x", x)
+    if y.dtype.kind == "f":
+        _finite(f"{what}: y", y)
+        return Dataset(name, x, y.reshape(len(y), -1), None, own_test)
+    if y.ndim == 2:
+        raise InputError(f"{what}: y has shape {y.shape}; give one class number per row, or floats for regression")
+    classes, numbers = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise InputError(f"{what}: fewer than two classes in y (only {classes[0]}); floats would mean regression")
+    labels = [c.decode("utf-8", "replace") if isinstance(c, bytes) else c for c in classes.tolist()]
+    return Dataset(name, x, numbers.reshape(-1).astype(np.int64), labels, own_test)
+
+
+def convert(data: Dataset, dtype: np.dtype, compute: np.dtype) -> Dataset:
+    """Return the data with x in the storage type and targets in the computing type; InputError if a value overflows."""
+    with np.errstate(over="ignore"):
+        x = data.x.astype(dtype)
+        y = data.y if data.classes is not None else data.y.astype(compute)
+    for array, source, what in ((x, data.x, "x"), (y, data.y, "y")):
+        if not (finite := np.isfinite(array)).all():
+            row, column = np.argwhere(~finite)[0]
+            raise InputError(
+                f"data {data.name}: {what} has {source[row, column]:g} in row {row + 1}, beyond the range of "
+                f"{array.dtype}: scale the data, or take another --precision"
+            )
+    return Dataset(data.name, x, y, data.classes, data.own_test)
+
+
+def split(data: Dataset, fraction: float | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row numbers to train on and to test on, each in the file's order.
+
+    `fraction` of the rows, drawn with the seed, is for testing; None: what the files set apart themselves, else 0.2.
+    """
+    rows = len(data.x)
+    if fraction is None and data.own_test:
+        return np.arange(rows - data.own_test), np.arange(rows - data.own_test, rows)
+    count = round(rows * (0.2 if fraction is None else fraction))
+    if fraction != 0:
+        count = min(max(count, 1), rows - 1)
+    chosen = np.zeros(rows, bool)
+    chosen[np.random.default_rng([seed, 1]).permutation(rows)[:count]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def batches(rows: np.ndarray, size: int, epoch: int, seed: int, shuffle: bool) -> np.ndarray:
+    """Return the row numbers of an epoch's global batches, shape (batches, size); a last partial batch is dropped."""
+    if shuffle:
+        rows = np.random.default_rng([seed, 2, epoch]).permutation(rows)
+    count = len(rows) // size
+    return rows[: count * size].reshape(count, size)
+
+
+def share(batch: np.ndarray, rank: int, N: int) -> np.ndarray:
+    """Rank r's rows of a global batch: r, r + N, r + 2 N, …"""
+    return batch[rank::N]
+
+
+# readers -------------------------------------------------------------------------------------------------------------
+
+
+def _finite(what: str, array: np.ndarray) -> None:
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        row = int(np.argwhere(~finite)[0][0])
+        bad = array.reshape(len(array), -1)[row]
+        raise InputError(f"{what} has a value that is not finite ({bad[~np.isfinite(bad)][0]}) in row {row + 1}")
+
+
+def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise InputError(f"data {path}: this is a single array, not an .npz with arrays x and y")
+            for key in ("x", "y"):
+                if key not in file.files:
+                    raise InputError(f"data {path}: no array {key!r} in it, only {', '.join(file.files) or 'nothing'}")
+            return file["x"], file["y"]
+    except InputError:
+        raise
+    except (ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        if "pickle" in str(error).lower():
+            zipped = zipfile.is_zipfile(path)
+            reason = "it holds pickled objects, which are never loaded" if zipped else "this is no .npz file"
+            raise InputError(f"data {path}: {reason}; save plain arrays with numpy.savez") from None
+        raise InputError(f"data {path}: damaged or cut off ({_one_line(error)})") from None
+
+
+def _csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A header, then rows of numbers with the target last: integers or words are classes, other numbers regression."""
+    features: list[np.ndarray] = []
+    targets: list[str] = []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, None)
+            if not header:
+                raise InputError(f"data {path}: line 1 must be a header with the names of the columns")
+            if len(header) < 2:
+                raise InputError(f"data {path}: one column only; features first and the target last are needed, split by commas")
+            if _looks_like_data(header):
+                raise InputError(f"data {path}: line 1 is all numbers; it must be a header with the names of the columns")
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    raise InputError(f"data {path}: line {reader.line_num} has {len(row)} columns, the header has {len(header)}")
+                try:
+                    features.append(np.array(row[:-1], np.float64))
+                except ValueError:
+                    column, cell = next((c, v) for c, v in zip(header, row, strict=True) if _number(v) is None)
+                    raise InputError(f"data {path}: line {reader.line_num}, column {column!r}: {cell!r} is not a number") from None
+                if not np.isfinite(features[-1]).all():
+                    raise InputError(f"data {path}: line {reader.line_num} has a value that is not finite")
+                targets.append(row[-1].strip())
+                if not targets[-1]:
+                    raise InputError(f"data {path}: line {reader.line_num} has no target in its last column")
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"data {path}: not a CSV text in UTF-8 ({_one_line(error)})") from None
+    if not features:
+        raise InputError(f"data {path}: there are no rows below the header")
+    return np.array(features), _targets(path, targets)
+
+
+def _targets(path: Path, cells: list[str]) -> np.ndarray:
+    try:
+        return np.array([int(cell) for cell in cells])
+    except ValueError:
+        pass
+    numbers = [_number(cell) for cell in cells]
+    if any(number is None for number in numbers):
+        return np.array(cells)
+    for line, number in enumerate(numbers, 1):
+        if not math.isfinite(number):   # type: ignore[arg-type]
+            raise InputError(f"data {path}: the target of row {line} below the header is not finite ({number})")
+    return np.array(numbers, np.float64)
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _looks_like_data(header: list[str]) -> bool:
+    """All numbers, and not just the count of the columns that some programs write."""
+    numbers = [_number(cell) for cell in header]
+    return None not in numbers and numbers not in ([*range(len(header))], [*range(1, len(header) + 1)])
+
+
+_IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+def _idx(path: Path) -> np.ndarray:
+    """Read one IDX file (Y. LeCun's MNIST page): 0 0 type ndim, big-endian sizes, then the numbers."""
+    raw = path.read_bytes()
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, zlib.error, OSError) as error:
+            raise InputError(f"data {path}: damaged or cut off ({_one_line(error)})") from None
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES or not raw[3] or len(raw) < 4 + 4 * raw[3]:
+        raise InputError(f"data {path}: this is not an IDX file")
+    shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
+    dtype = np.dtype(_IDX_TYPES[raw[2]])
+    expected, got = math.prod(shape) * dtype.itemsize, len(raw) - 4 - 4 * raw[3]
+    if expected != got:
+        raise InputError(f"data {path}: its header {shape} needs {expected} bytes of numbers, it has {got}")
+    return np.frombuffer(raw, dtype, offset=4 + 4 * raw[3]).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _idx_folder(name: str, path: Path) -> Dataset:
+    """Pair images with labels by the name before 'images' and 'labels'; 't10k' or 'test' pairs are set apart for testing."""
+    found: dict[str, dict[str, Path]] = {"images": {}, "labels": {}}
+    for file in sorted(path.iterdir()):
+        for kind, pairs in found.items():
+            before, here, _ = file.name.partition(kind)
+            if here and "idx" in file.name.partition(kind)[2]:
+                if before in pairs:
+                    raise InputError(f"data {name}: both {pairs[before].name} and {file.name}; keep one of them")
+                pairs[before] = file
+    images, labels = found["images"], found["labels"]
+    if not images:
+        raise InputError(f"data {name}: no IDX files in this folder (train-images-idx3-ubyte and train-labels-idx1-ubyte, say)")
+    if images.keys() != labels.keys():
+        alone = sorted(images.keys() ^ labels.keys())[0]
+        here = images.get(alone) or labels[alone]
+        raise InputError(f"data {name}: {here.name} has no partner; images and labels come in pairs")
+    order = sorted(images, key=lambda before: (_for_testing(before), before))
+    pairs = [(_idx(images[before]), _idx(labels[before])) for before in order]
+    for before, (x, y) in zip(order, pairs, strict=True):
+        if len(x) != len(y):
+            raise InputError(f"data {name}: {images[before].name} has {len(x)} rows, {labels[before].name} has {len(y)}")
+        if x.shape[1:] != pairs[0][0].shape[1:]:
+            raise InputError(f"data {name}: {images[before].name} has rows of shape {x.shape[1:]}, not {pairs[0][0].shape[1:]}")
+    x, y = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    testing = sum(len(x) for before, (x, _) in zip(order, pairs, strict=True) if _for_testing(before))
+    return make_dataset(name, x, y, testing if testing < len(x) else 0)
+
+
+def _for_testing(before: str) -> bool:
+    return before.lower().startswith(("t10k", "test"))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

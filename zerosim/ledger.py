@@ -1,0 +1,85 @@
+"""Bytes held by one rank, by class: every array that outlives an expression is taken from here.
+
+`take` and `release` are the two entries of the book; `borrow` is both around a `with` block. The book is held against
+the interpreter: an array that was released must be dead by the next `take`, or that `take` raises. So a name that
+keeps a released array alive (a loop variable, say) is an error at once and not a peak that the book does not show.
+"""
+
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+CLASSES = ("parameters", "gradients", "optimizer_states", "activations", "buffers")
+
+
+class Ledger:
+    """Bytes now and at the peak, by class, for one place (a rank's memory).
+
+    `now` maps each of `CLASSES` to bytes held now; `peak` is a copy of `now` at the moment of the greatest total, with
+    that total under "total". All figures are bytes.
+    """
+
+    def __init__(self) -> None:
+        self.now: dict[str, int] = dict.fromkeys(CLASSES, 0)
+        self._total = 0
+        self._held: dict[int, str] = {}
+        self._released: list[weakref.ref] = []
+        self._events: list[tuple[float, str, int]] | None = None
+        self.reset_peak()
+
+    def take(self, cls: str, shape: Any, dtype: Any) -> np.ndarray:
+        """Return a new array, not initialised, booked under `cls` until it is given to `release`.
+
+        Raises RuntimeError if an array released before is still referenced, KeyError for an unknown class.
+        """
+        self._check_released()
+        array = np.empty(shape, dtype)
+        self._held[id(array)] = cls
+        self._book(cls, array.nbytes)
+        return array
+
+    def release(self, array: np.ndarray) -> None:
+        """Book `array` off. The caller lets go of it; the next `take` checks that everyone has."""
+        cls = self._held.pop(id(array))
+        self._book(cls, -array.nbytes)
+        self._released.append(weakref.ref(array))
+
+    @contextmanager
+    def borrow(self, cls: str, shape: Any, dtype: Any) -> Iterator[np.ndarray]:
+        """Take an array for the length of a `with` block."""
+        array = self.take(cls, shape, dtype)
+        try:
+            yield array
+        finally:
+            self.release(array)
+
+    def reset_peak(self) -> None:
+        """Forget the peak so far: it is what is held now."""
+        self.peak = {**self.now, "total": self._total}
+
+    @contextmanager
+    def recording(self) -> Iterator[list[tuple[float, str, int]]]:
+        """Collect what is booked inside the block: (time.perf_counter() in seconds, class, change in bytes)."""
+        self._events = events = []
+        try:
+            yield events
+        finally:
+            self._events = None
+
+    def _book(self, cls: str, nbytes: int) -> None:
+        self.now[cls] += nbytes
+        self._total += nbytes
+        if self._total > self.peak["total"]:
+            self.reset_peak()
+        if self._events is not None:
+            self._events.append((time.perf_counter(), cls, nbytes))
+
+    def _check_released(self) -> None:
+        for reference in self._released:
+            if (array := reference()) is not None:
+                raise RuntimeError(f"{array.nbytes} bytes of {array.dtype} {array.shape} were released but are still referenced")
+        self._released.clear()

@@ -1,0 +1,188 @@
+"""The model: a linear map or an MLP, forward and backward written by hand.
+
+A layer is y = relu(x W' + b), the last one without relu; no layer but the last makes it a linear model. Shapes:
+
+    x (rows, inputs)    W (outputs, inputs)    b (outputs,)    y (rows, outputs)
+
+A layer's parameters are one vector: W row by row, then b. Numbers are stored in one dtype and computed in another (the
+same in fp32). Where they differ, panels of at most `PANEL` rows or columns are decoded to scratch, multiplied there,
+and the result is encoded where it belongs, so that no array of a layer's size is needed for it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from zerosim.ledger import Ledger
+
+PANEL = 256
+"""Rows or columns of a weight matrix handled at a time."""
+
+
+class MLP:
+    """A stack of dense layers of the given widths, inputs first.
+
+    `dtype` is what parameters, gradients and activations are stored in, `compute` what products are summed in. All
+    scratch comes from `ledger`. The methods take a layer's number `k` and its parameters as one vector, which may be
+    longer than the layer (padding is not looked at).
+    """
+
+    def __init__(self, widths: list[int], dtype: np.dtype, compute: np.dtype, ledger: Ledger) -> None:
+        self.widths = widths
+        self.dtype, self.compute, self.ledger = dtype, compute, ledger
+        self.layers = range(len(widths) - 1)
+        self.sizes = [(a + 1) * b for a, b in zip(widths, widths[1:], strict=False)]
+
+    def views(self, k: int, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return W (outputs, inputs) and b (outputs,) as views of layer k's parameters."""
+        inputs, outputs = self.widths[k], self.widths[k + 1]
+        return parameters[: outputs * inputs].reshape(outputs, inputs), parameters[outputs * inputs : self.sizes[k]]
+
+    # forward ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, k: int, parameters: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return y = relu(x W' + b) as a new array of activations, which the caller releases; no relu at the end."""
+        W, b = self.views(k, parameters)
+        y = self.ledger.take("activations", (x.shape[0], W.shape[0]), self.dtype)
+        with self._decoded(x) as x_:
+            for rows in panels(W.shape[0]):
+                self._forward_panel(x_, W[rows], b[rows], y[:, rows], relu=k < self.layers[-1])
+        return y
+
+    def _forward_panel(self, x: np.ndarray, W: np.ndarray, b: np.ndarray, y: np.ndarray, relu: bool) -> None:
+        with self._decoded(W) as W_, self._decoded(b) as b_, self._encoding(y) as y_:
+            np.matmul(x, W_.T, out=y_)
+            y_ += b_
+            if relu:
+                np.maximum(y_, 0, out=y_)
+
+    # backward --------------------------------------------------------------------------------------------------------
+
+    def parameter_gradient(
+        self, x: np.ndarray, dy: np.ndarray, start: int, stop: int, out: np.ndarray, add: bool = False
+    ) -> None:
+        """Write elements `start` to `stop` of a layer's gradient (dW = dy' x row by row, then db) to `out`, or add them.
+
+        `x` and `dy` are the layer's input and the gradient of its output before relu; `out` may be longer, and what is
+        beyond is set to 0.
+        """
+        weights = x.shape[1] * dy.shape[1]
+        self._weight_gradient(x, dy, start, min(stop, weights), out, add)
+        if stop > weights:
+            first = max(start, weights)
+            self._bias_panel(dy[:, first - weights : stop - weights], out[first - start : stop - start], add)
+        out[stop - start :] = 0
+
+    def _weight_gradient(
+        self, x: np.ndarray, dy: np.ndarray, start: int, stop: int, out: np.ndarray, add: bool
+    ) -> None:
+        with self._decoded(x) as x_:
+            for at, rows, columns in rectangles(start, stop, x.shape[1]):
+                height, width = rows.stop - rows.start, columns.stop - columns.start
+                dW = out[at - start : at - start + height * width].reshape(height, width)
+                self._weight_panel(dy[:, rows], x_[:, columns], dW, add)
+
+    def _weight_panel(self, dy: np.ndarray, x: np.ndarray, dW: np.ndarray, add: bool) -> None:
+        with self._decoded(dy) as dy_, self._encoding(dW, add) as dW_:
+            np.matmul(dy_.T, x, out=dW_)
+
+    def _bias_panel(self, dy: np.ndarray, db: np.ndarray, add: bool) -> None:
+        with self._decoded(dy) as dy_, self._encoding(db, add) as db_:
+            np.sum(dy_, axis=0, out=db_)
+
+    def input_gradient(self, k: int, parameters: np.ndarray, dy: np.ndarray, x: np.ndarray) -> None:
+        """Replace layer k's input `x`, which is the relu of the layer before, by its gradient dx = dy W where x > 0."""
+        W, _ = self.views(k, parameters)
+        with self._decoded(dy) as dy_:
+            for columns in panels(W.shape[1]):
+                self._input_panel(dy_, W[:, columns], x[:, columns])
+
+    def _input_panel(self, dy: np.ndarray, W: np.ndarray, x: np.ndarray) -> None:
+        with self.ledger.borrow("buffers", x.shape, bool) as dead:
+            np.less_equal(x, 0, out=dead)
+            with self._decoded(W) as W_, self._encoding(x) as dx:
+                np.matmul(dy, W_, out=dx)
+                np.copyto(dx, 0, where=dead)
+
+    # loss ------------------------------------------------------------------------------------------------------------
+
+    def cross_entropy(self, logits: np.ndarray, y: np.ndarray, scale: float) -> float:
+        """Return the softmax cross-entropy summed over rows; `logits` become their gradient times `scale`.
+
+        `y` holds a class number for each row. The gradient of a row's loss is softmax(logits) - onehot(y).
+        """
+        rows = np.arange(y.size)
+        with self._decoded(logits) as z:
+            z -= z.max(axis=1, keepdims=True)
+            loss = -np.sum(z[rows, y], dtype=np.float64)
+            np.exp(z, out=z)
+            sums = z.sum(axis=1, keepdims=True)
+            loss += np.sum(np.log(sums), dtype=np.float64)
+            z /= sums
+            z[rows, y] -= 1
+            z *= scale
+            logits[:] = z
+        return float(loss)
+
+    def squared_error(self, outputs: np.ndarray, y: np.ndarray, scale: float) -> float:
+        """Return the squared error, a mean over outputs summed over rows; `outputs` become its gradient times `scale`.
+
+        `y` has the shape of `outputs`. The gradient of a row's loss is 2 (output - y) / number of outputs.
+        """
+        with self._decoded(outputs) as z:
+            z -= y
+            loss = float(np.einsum("ij,ij->", z, z, dtype=np.float64)) / y.shape[1]
+            z *= scale * 2 / y.shape[1]
+            outputs[:] = z
+        return loss
+
+    # the two ways between storage and arithmetic ---------------------------------------------------------------------
+
+    @contextmanager
+    def _decoded(self, array: np.ndarray) -> Iterator[np.ndarray]:
+        """The array in the computing dtype: itself, or a copy in scratch."""
+        if array.dtype == self.compute:
+            yield array
+            return
+        with self.ledger.borrow("buffers", array.shape, self.compute) as scratch:
+            scratch[:] = array
+            yield scratch
+
+    @contextmanager
+    def _encoding(self, target: np.ndarray, add: bool = False) -> Iterator[np.ndarray]:
+        """An array in the computing dtype that `target` takes, or adds, when the block ends: itself, or scratch."""
+        if target.dtype == self.compute and not add:
+            yield target
+            return
+        with self.ledger.borrow("buffers", target.shape, self.compute) as scratch:
+            yield scratch
+            if add:
+                np.add(target, scratch, out=target, dtype=self.compute, casting="same_kind")
+            else:
+                target[:] = scratch
+
+
+def panels(n: int) -> Iterator[slice]:
+    """Cut range(n) into slices of at most `PANEL`."""
+    for start in range(0, n, PANEL):
+        yield slice(start, min(start + PANEL, n))
+
+
+def rectangles(start: int, stop: int, width: int) -> Iterator[tuple[int, slice, slice]]:
+    """Cut elements `start` to `stop` of a matrix of the given width into rectangles of at most `PANEL` rows.
+
+    Yields (first element, rows, columns): a part of a row where the range begins or ends inside one, whole rows
+    between.
+    """
+    while start < stop:
+        row, column = divmod(start, width)
+        whole = (stop - start) // width
+        if column or not whole:
+            end = min(width, column + stop - start)
+            yield start, slice(row, row + 1), slice(column, end)
+            start += end - column
+        else:
+            rows = min(whole, PANEL)
+            yield start, slice(row, row + rows), slice(0, width)
+            start += rows * width

@@ -1,0 +1,138 @@
+"""SGD, momentum, Adam and AdamW: elementwise and in place, so that a shard is enough.
+
+That is why ZeRO can cut the optimizer states at all: no element of an update needs another. The definitions and the
+defaults are PyTorch's (torch.optim.SGD, Adam, AdamW), so that runs can be compared.
+
+p parameters   g gradient   m first moment or momentum   v second moment   t step, from 1   h scratch
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from zerosim.ledger import Ledger
+
+BLOCK = 65536
+"""Elements updated at a time, so that a block and its scratch stay in the processor's cache."""
+
+MOMENTUM = 0.9
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """What an update rule needs besides arrays: learning rate, weight decay, and the number of the step."""
+
+    lr: float
+    weight_decay: float
+    t: int
+
+
+def sgd(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper) -> None:
+    """p <- p - lr (g + decay p)."""
+    _decay(p, g, h, hyper)
+    g *= hyper.lr
+    p -= g
+
+
+def momentum(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.ndarray) -> None:
+    """Heavy-ball momentum without dampening: m <- 0.9 m + g, p <- p - lr m."""
+    _decay(p, g, h, hyper)
+    m *= MOMENTUM
+    m += g
+    np.multiply(m, hyper.lr, out=h)
+    p -= h
+
+
+def adam(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.ndarray, v: np.ndarray) -> None:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1) with weight decay added to the gradient."""
+    _decay(p, g, h, hyper)
+    _adam(p, g, h, hyper, m, v)
+
+
+def adamw(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.ndarray, v: np.ndarray) -> None:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2)."""
+    p *= 1 - hyper.lr * hyper.weight_decay
+    _adam(p, g, h, hyper, m, v)
+
+
+def _adam(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.ndarray, v: np.ndarray) -> None:
+    m *= BETA1
+    np.multiply(g, 1 - BETA1, out=h)
+    m += h
+    v *= BETA2
+    np.multiply(g, g, out=h)
+    h *= 1 - BETA2
+    v += h
+    np.sqrt(v, out=h)
+    h /= sqrt(1 - BETA2**hyper.t)
+    h += EPSILON
+    np.divide(m, h, out=h)
+    h *= hyper.lr / (1 - BETA1**hyper.t)
+    p -= h
+
+
+def _decay(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper) -> None:
+    if hyper.weight_decay:
+        np.multiply(p, hyper.weight_decay, out=h)
+        g += h
+
+
+RULES: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "sgd": (sgd, ()),
+    "momentum": (momentum, ("momentum",)),
+    "adam": (adam, ("momentum", "variance")),
+    "adamw": (adamw, ("momentum", "variance")),
+}
+"""By name: the rule, and the states that it keeps for each parameter."""
+
+
+class Optimizer:
+    """A rule and its settings. The arrays belong to the caller; the step number `t` alone is kept here."""
+
+    def __init__(self, name: str, lr: float, weight_decay: float, mixed: bool) -> None:
+        self._rule, self._moments = RULES[name]
+        self._lr, self._weight_decay = lr, weight_decay
+        self.states = (("master",) if mixed else ()) + self._moments
+        """Names of the state arrays: with mixed precision the fp32 master copy is one of them."""
+        self.t = 0
+
+    def step(
+        self,
+        parameters: np.ndarray,
+        gradients: np.ndarray,
+        states: dict[str, np.ndarray],
+        factor: float,
+        ledger: Ledger,
+    ) -> None:
+        """Update `parameters` with `factor` times `gradients`, in place; all arrays have the same length.
+
+        `factor` undoes the loss scale and applies the clipping. With a master copy among the states, that is what is
+        updated, in its own precision, and `parameters` takes its rounded value.
+        """
+        weights = states.get("master", parameters)
+        hyper = Hyper(self._lr, self._weight_decay, self.t)
+        block = min(BLOCK, weights.size)
+        with ledger.borrow("buffers", (2, block), weights.dtype) as scratch:
+            for start in range(0, weights.size, block):
+                at = slice(start, min(start + block, weights.size))
+                g, h = scratch[:, : at.stop - at.start]
+                np.multiply(gradients[at], factor, out=g, dtype=weights.dtype)
+                self._rule(weights[at], g, h, hyper, *(states[name][at] for name in self._moments))
+                if weights is not parameters:
+                    parameters[at] = weights[at]
+
+
+def sum_of_squares(gradients: np.ndarray, ledger: Ledger) -> float:
+    """Return the sum of squares in float64; inf or nan if any element is (float16's and float32's cannot overflow it)."""
+    total = 0.0
+    block = min(BLOCK, gradients.size)
+    with ledger.borrow("buffers", block, np.float64) as scratch:
+        for start in range(0, gradients.size, block):
+            part = gradients[start : start + block]
+            g = scratch[: part.size]
+            g[:] = part
+            total += float(g @ g)
+    return total

@@ -1,0 +1,92 @@
+"""Who owns which slice: the parameters as one padded vector, cut into buckets, each bucket into N equal slices.
+
+    layers    |  W0 b0            |  W1 b1                      |  W2 b2    |
+    buckets   |  bucket 0         |  bucket 1    |  bucket 2    |  bucket 3 |     a bucket never spans two layers
+    slices    | 0  | 1  | 2  | 3  | 0 | 1 | 2| 3 | 0 | 1 | 2| 3 | 0| 1| 2| 3|     slice r of each bucket is rank r's
+
+Padding lives here only: zeros at the end of a layer, so that each of its buckets is a multiple of N. Rank r's shard is
+its slices, one after the other, without gaps. All four stages use the same buckets and slices, so each number is summed
+over the ranks in the same order at every stage.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One bucket, as this rank sees it. All positions are in elements."""
+
+    layer: int
+    start: int
+    """The bucket holds elements `start` to `stop` of its layer, weights then biases, padding not counted."""
+    stop: int
+    full: slice
+    """Where it lies, with its padding, in the full vector."""
+    within: slice
+    """Where it lies, with its padding, in its layer's part of the full vector."""
+    part: slice
+    """Where this rank's slice of it lies in the bucket."""
+    own: slice
+    """Where this rank's slice of it lies in the full vector."""
+    shard: slice
+    """Where this rank's slice of it lies in this rank's shard."""
+
+    @property
+    def size(self) -> int:
+        """Elements, padding included: N times a slice."""
+        return self.full.stop - self.full.start
+
+
+class Layout:
+    """The full vector of `sizes` (elements per layer) cut for `rank` of `N`.
+
+    `bucket` is the greatest bucket in elements (0: one bucket per layer). A cut bucket is the greatest multiple of N
+    that is not larger, and at least N, one element for each rank, so that only the last bucket of a layer is padded.
+    """
+
+    def __init__(self, sizes: list[int], N: int, rank: int, bucket: int = 0) -> None:
+        self.N, self.rank = N, rank
+        self.parameters = sum(sizes)
+        self._layers: list[slice] = []
+        self._buckets: list[list[Bucket]] = []
+        offset = 0
+        for layer, size in enumerate(sizes):
+            padded = -(-size // N) * N
+            cut = max(N, bucket - bucket % N) if bucket else padded
+            self._layers.append(slice(offset, offset + padded))
+            self._buckets.append(
+                [self._bucket(layer, size, offset, at, min(cut, padded - at)) for at in range(0, padded, cut)]
+            )
+            offset += padded
+        self.padded = offset
+        self.shard = offset // N
+
+    def _bucket(self, layer: int, size: int, offset: int, at: int, length: int) -> Bucket:
+        width = length // self.N
+        part = self.rank * width
+        own = offset + at + part
+        before = (offset + at) // self.N
+        return Bucket(
+            layer=layer,
+            start=at,
+            stop=min(at + length, size),
+            full=slice(offset + at, offset + at + length),
+            within=slice(at, at + length),
+            part=slice(part, part + width),
+            own=slice(own, own + width),
+            shard=slice(before, before + width),
+        )
+
+    def layer(self, k: int) -> slice:
+        """Where layer `k` lies, with its padding, in the full vector."""
+        return self._layers[k]
+
+    def layer_size(self, k: int) -> int:
+        """Elements of layer `k`, padding included."""
+        return self._layers[k].stop - self._layers[k].start
+
+    def buckets(self, k: int | None = None) -> list[Bucket]:
+        """The buckets of layer `k`, or of all layers, in the order of the full vector."""
+        if k is not None:
+            return self._buckets[k]
+        return [bucket for layer in self._buckets for bucket in layer]

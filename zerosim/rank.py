@@ -1,0 +1,136 @@
+"""What one rank works with: its ledger, its door, the layout and the numerics. A stage adds the arrays and the steps."""
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from zerosim.comm import Comm
+from zerosim.config import Config
+from zerosim.data import Dataset, share
+from zerosim.errors import Diverged
+from zerosim.ledger import Ledger
+from zerosim.mlp import MLP
+from zerosim.optim import Optimizer, sum_of_squares
+from zerosim.partition import Bucket, Layout
+from zerosim.precision import LossScale, precision
+from zerosim.transport import Transport
+
+
+class Rank:
+    """One rank of a run of one stage.
+
+    `parameters`, `gradients` and `states` are what the stage's `allocate` makes of them: full vectors of
+    `layout.padded` elements, or this rank's shard of `layout.shard`.
+    """
+
+    parameters: np.ndarray
+    gradients: np.ndarray
+    states: dict[str, np.ndarray]
+
+    def __init__(self, transport: Transport, config: Config, data: Dataset) -> None:
+        self.config, self.data = config, data
+        self.precision = precision(config.precision)
+        self.ledger = Ledger()
+        self.comm = Comm(transport, self.ledger, config.collective)
+        widths = [data.x.shape[1], *config.hidden, data.outputs]
+        self.model = MLP(widths, self.precision.dtype, self.precision.compute, self.ledger)
+        self.layout = Layout(self.model.sizes, transport.size, transport.rank, config.bucket)
+        self.optimizer = Optimizer(config.optimizer, config.lr or 0.0, config.weight_decay or 0.0, self.precision.mixed)
+        self.loss_scale = LossScale(self.precision.loss_scaling)
+        self.phases: list[tuple[float, float, str]] = []
+        """(time.perf_counter(), `comm.seconds` so far, name) at the beginning of each phase of the current step."""
+
+    # memory ----------------------------------------------------------------------------------------------------------
+
+    def zeros(self, cls: str, elements: int) -> np.ndarray:
+        """Take a vector of zeros from the ledger, in the precision's dtype; optimizer states in its computing dtype."""
+        dtype = self.precision.compute if cls == "optimizer_states" else self.precision.dtype
+        vector = self.ledger.take(cls, elements, dtype)
+        vector.fill(0)
+        return vector
+
+    def own(self, vector: np.ndarray, bucket: Bucket) -> np.ndarray:
+        """This rank's slice of a bucket, in a full vector or in its shard."""
+        return vector[bucket.own if vector.size == self.layout.padded else bucket.shard]
+
+    # one step --------------------------------------------------------------------------------------------------------
+
+    def phase(self, name: str) -> None:
+        """Say what begins now; the time until the next call is this phase's."""
+        self.phases.append((time.perf_counter(), self.comm.seconds, name))
+
+    def micro_batches(self, batch: np.ndarray) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+        """Cut this rank's rows of a global batch (row numbers) into micro-batches: activations [x], and targets y."""
+        rows = share(batch, self.comm.rank, self.comm.size)
+        for micro in range(self.config.grad_accum):
+            yield self.load(rows[micro :: self.config.grad_accum])
+
+    def load(self, rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Copy rows of the data: the list of activations so far, which is x and the caller's to release, and targets y."""
+        x = self.ledger.take("activations", (rows.size, self.data.x.shape[1]), self.precision.dtype)
+        np.take(self.data.x, rows, axis=0, out=x, mode="clip")
+        return [x], self.data.y[rows]
+
+    def loss(self, outputs: np.ndarray, y: np.ndarray) -> float:
+        """Return the loss summed over rows; `outputs` become the scaled gradient of the mean over the global batch."""
+        scale = self.loss_scale.value / self.config.batch_size
+        loss = self.model.cross_entropy if self.data.classes is not None else self.model.squared_error
+        return loss(outputs, y, scale)
+
+    def agree(self) -> float | None:
+        """Return the factor that undoes the loss scale and clips the gradient's norm; None: all ranks skip this step.
+
+        If it is not skipped, it is the optimizer's next step.
+        Each rank squares its own slices, one all-reduce of a scalar makes the norm of the whole gradient, and if any
+        number on any rank has overflowed, the sum is not finite on all of them. Clipping is PyTorch's
+        clip_grad_norm_. Without loss scaling and clipping there is nothing to agree on, and nothing is sent.
+        """
+        clip, scale = self.config.clip_norm, self.loss_scale.value
+        if clip is None and not self.loss_scale.on:
+            self.optimizer.t += 1
+            return 1.0
+        slices = (self.own(self.gradients, bucket) for bucket in self.layout.buckets())
+        (total,) = self.comm.sum(sum(sum_of_squares(gradient, self.ledger) for gradient in slices))
+        overflowed = not math.isfinite(total)
+        if overflowed and not self.loss_scale.on:
+            raise Diverged("the gradient is no longer finite")
+        self.loss_scale.update(overflowed)
+        if overflowed:
+            return None
+        self.optimizer.t += 1
+        if clip is None:
+            return 1 / scale
+        return min(1.0, clip / (math.sqrt(total) / scale + 1e-6)) / scale
+
+    def update(self, parameters: slice, gradients: slice, states: slice, factor: float) -> None:
+        """Let the optimizer update `parameters` with `factor` times `gradients`; the slices are equally long."""
+        self.optimizer.step(
+            self.parameters[parameters],
+            self.gradients[gradients],
+            {name: state[states] for name, state in self.states.items()},
+            factor,
+            self.ledger,
+        )
+
+    # weights ---------------------------------------------------------------------------------------------------------
+
+    def own_weights(self) -> list[np.ndarray]:
+        """This rank's slice of each bucket's full-precision weights, padding included, as views."""
+        source = self.states.get("master", self.parameters)
+        return [self.own(source, bucket) for bucket in self.layout.buckets()]
+
+    def weights(self) -> Iterator[tuple[Bucket, np.ndarray]]:
+        """Yield each bucket's full-precision weights, without padding, gathered from the slices of all ranks.
+
+        One bucket at a time: no rank needs room for all of them. The array is lent until the next one.
+        """
+        largest = max(bucket.size for bucket in self.layout.buckets())
+        with self.ledger.borrow("buffers", largest, self.precision.compute) as room:
+            for bucket, own in zip(self.layout.buckets(), self.own_weights(), strict=True):
+                full = room[: bucket.size]
+                full[bucket.part] = own
+                with self.comm.booked_as("control"):
+                    self.comm.all_gather(full)
+                yield bucket, full[: bucket.stop - bucket.start]

@@ -1,0 +1,209 @@
+"""Where measurement and formula meet: the report as JSON (docs: README), and the table on the terminal."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import zerosim
+from zerosim import formulas
+from zerosim.errors import InputError
+from zerosim.train import Records, Run
+
+SCHEMA = "zerosim.report/1"
+VERBS = ("reduce_scatter", "all_gather", "all_reduce")
+
+
+def build_report(records: Records) -> dict[str, Any]:
+    """Return the report of a training: what was measured, and beside it what the formulas say. JSON types only.
+
+    All memory and traffic is in bytes; "measured" was counted, "formula" comes from `zerosim.formulas` alone.
+    """
+    hashes = {run.weights_sha256 for run in records.runs}
+    return {
+        "schema": SCHEMA,
+        "zerosim": zerosim.__version__,
+        "world_size": records.world_size,
+        "backend": records.backend,
+        "config": records.config.asdict(),
+        "model": {
+            "layers": records.widths,
+            "parameters": records.parameters,
+            "padded_parameters": records.padded_parameters,
+        },
+        "data": records.data,
+        "runs": [_run(records, run) for run in records.runs],
+        "identical_weights": len(hashes) == 1,
+    }
+
+
+def _run(records: Records, run: Run) -> dict[str, Any]:
+    config, L, N = records.config, records.widths, records.world_size
+    at_rest = formulas.at_rest(run.stage, L, N, config.precision, config.optimizer)
+    traffic = formulas.traffic(run.stage, L, N, config.precision, config.grad_accum)
+    memory = {
+        "at_rest": {"measured": run.at_rest, "formula": at_rest},
+        "peak": {"measured": run.peak},
+        "timeline": run.timeline,
+    }
+    if run.traced_peak is not None:
+        memory["traced_peak"] = run.traced_peak
+    return {
+        "stage": run.stage,
+        "loss": run.loss,
+        "epochs": run.epochs,
+        "steps": len(run.loss),
+        "skipped_steps": run.skipped_steps,
+        "final_loss_scale": run.final_loss_scale,
+        "weights_sha256": run.weights_sha256,
+        "largest_difference": run.largest_difference,
+        "memory": memory,
+        "traffic": {
+            "per_step": {
+                "measured": [{verb: sent.get(verb, 0) for verb in VERBS} for sent in run.sent_per_step],
+                "formula": {verb: traffic.get(verb, 0) for verb in VERBS},
+            },
+            "control": run.control,
+            "messages": run.messages_per_step,
+            "messages_formula": formulas.messages(run.stage, L, N, config.bucket, config.grad_accum),
+            "sent": run.sent,
+            "received": run.received,
+            "sent_equals_received": sum(run.sent) == sum(run.received),
+        },
+        "time": run.seconds,
+    }
+
+
+def write_report(report: dict[str, Any], folder: str | Path) -> Path:
+    """Write report.json into an existing folder and return its path; it appears whole or not at all."""
+    path = Path(folder) / "report.json"
+    aside = path.with_name(f"report.json.{os.getpid()}.part")
+    aside.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    return path
+
+
+def make_folder(name: str) -> Path:
+    """Make the folder for the artifacts, if need be. Raises InputError if it cannot be written to."""
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.part"
+        probe.touch()
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"out {name}: cannot write to this folder ({reason})") from None
+    return folder
+
+
+# the table -----------------------------------------------------------------------------------------------------------
+
+
+def si(nbytes: float) -> str:
+    """Bytes with four digits, in powers of 1000: 1360064 is "1.360 MB"."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 999.95 or unit == "TB":
+            break
+        nbytes /= 1000
+    decimals = 0 if unit == "B" else max(0, 4 - len(str(int(nbytes))))
+    return f"{nbytes:.{decimals}f} {unit}"
+
+
+def total_at_rest(run: dict[str, Any]) -> tuple[int, int, bool]:
+    """Return bytes at rest of the fullest rank, the formula's, and whether all classes of all ranks equal it."""
+    measured, formula = run["memory"]["at_rest"]["measured"], run["memory"]["at_rest"]["formula"]
+    return max(sum(m.values()) for m in measured), sum(formula.values()), all(m == formula for m in measured)
+
+
+def total_sent(run: dict[str, Any]) -> tuple[int, int, bool]:
+    """Return bytes sent per step by the busiest rank, the formula's, and whether all verbs of all ranks equal it."""
+    measured, formula = run["traffic"]["per_step"]["measured"], run["traffic"]["per_step"]["formula"]
+    return max(sum(m.values()) for m in measured), sum(formula.values()), all(m == formula for m in measured)
+
+
+def format_report(report: dict[str, Any], width: int = 80) -> str:
+    """Return the table and the lines below it as text, at most `width` columns wide."""
+    from io import StringIO
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    config, model, data = report["config"], report["model"], report["data"]
+    regression = data["task"] == "regression"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("\nstage", justify="right", no_wrap=True)
+    for what in ("memory at rest", "sent per step"):
+        table.add_column(f"{what}\ncounted = formula", justify="center", no_wrap=True)
+    table.add_column("last\nloss", justify="right", no_wrap=True)
+    table.add_column("test\nloss" if regression else "test\naccuracy", justify="right", no_wrap=True)
+    table.add_column("weights\nsha256", no_wrap=True)
+    for run in report["runs"]:
+        table.add_row(
+            str(run["stage"]),
+            _equation(*total_at_rest(run)),
+            _equation(*total_sent(run)),
+            _number(run["loss"][-1]),
+            _number(run["epochs"][-1]["test_loss" if regression else "test_accuracy"]),
+            run["weights_sha256"][:8],
+        )
+    ranks = "rank" if report["world_size"] == 1 else "ranks"
+    layers = " x ".join(map(str, model["layers"]))
+    text = StringIO()
+    console = Console(file=text, width=width, color_system=None, highlight=False)
+    console.print(
+        f"{report['world_size']} {ranks} ({report['backend']}), layers {layers}: {model['parameters']:,} parameters "
+        f"({model['padded_parameters'] - model['parameters']} more as padding), {config['optimizer']}, "
+        f"{config['precision']}; {data['train_rows']} rows of {data['name']}, {config['batch_size']} per step, "
+        f"{report['runs'][0]['steps']} steps. Bytes are per rank."
+    )
+    console.print(table, end="")
+    for line in _verdicts(report):
+        console.print(line)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _verdicts(report: dict[str, Any]) -> list[str]:
+    runs = report["runs"]
+    lines = [_weights_line(report)]
+    books = all(total_at_rest(run)[2] and total_sent(run)[2] for run in runs)
+    balance = all(run["traffic"]["sent_equals_received"] for run in runs)
+    lines.append(
+        "Books: bytes held and bytes sent equal the formulas on every rank; all bytes sent were received."
+        if books and balance
+        else "Books: THEY DIFFER: "
+        + ("" if books else "what was counted is not what the formulas say (the rows marked ≠). ")
+        + ("" if balance else "Not all bytes sent were received.")
+    )
+    skipped = {run["stage"]: run["skipped_steps"] for run in runs if run["skipped_steps"]}
+    if skipped:
+        stages = ", ".join(f"{n} at stage {stage}" for stage, n in skipped.items())
+        lines.append(f"Skipped steps: {stages} (a gradient overflowed in fp16; every rank skipped together).")
+    return lines
+
+
+def _weights_line(report: dict[str, Any]) -> str:
+    groups: dict[str, list[str]] = {}
+    for run in report["runs"]:
+        groups.setdefault(run["weights_sha256"], []).append(str(run["stage"]))
+    if len(report["runs"]) == 1:
+        return f"Weights: sha256 {report['runs'][0]['weights_sha256']}."
+    if len(groups) == 1:
+        return f"Weights: identical to the bit at stages {', '.join(groups.popitem()[1])}."
+    same = "; ".join("stages " + " = ".join(g) if len(g) > 1 else f"stage {g[0]} alone" for g in groups.values())
+    if report["config"]["grad_accum"] > 1:
+        largest = max(run["largest_difference"] for run in report["runs"])
+        return (
+            f"Weights: to the bit, {same}. With accumulation stages 0 and 1 add over micro-steps first, 2 and 3 over "
+            f"ranks first, so the pairs differ by rounding: by {largest:.1e} at the most."
+        )
+    return f"Weights: NOT identical: to the bit, {same}."
+
+
+def _equation(counted: int, formula: int, equal: bool) -> str:
+    return f"{si(counted):>8} {'=' if equal else '≠'} {si(formula):<8}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"

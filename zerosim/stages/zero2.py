@@ -1,0 +1,72 @@
+"""Stage 2, P_os+g: gradients are sharded too; each is reduce-scattered in backward, and only a slice stays."""
+
+import numpy as np
+
+from zerosim import initial
+from zerosim.partition import Bucket
+from zerosim.rank import Rank
+
+
+def allocate(rank: Rank) -> None:
+    """Hold full parameters, a shard of the gradients and of the optimizer states: (2 + (2 + K) / N) Psi bytes."""
+    layout = rank.layout
+    rank.parameters = rank.zeros("parameters", layout.padded)
+    rank.gradients = rank.zeros("gradients", layout.shard)
+    rank.states = {name: rank.zeros("optimizer_states", layout.shard) for name in rank.optimizer.states}
+    for bucket, weights in initial.weights(rank):
+        rank.parameters[bucket.full] = weights
+        if rank.precision.mixed:
+            rank.states["master"][bucket.shard] = weights[bucket.part]
+
+
+def forward(rank: Rank, k: int, x: np.ndarray) -> np.ndarray:
+    """Return layer k's activations from its input."""
+    return rank.model.forward(k, rank.parameters[rank.layout.layer(k)], x)
+
+
+def backward(rank: Rank, k: int, x: np.ndarray, dy: np.ndarray, add: bool) -> None:
+    """Reduce layer k's gradient bucket by bucket; the input x becomes its own gradient."""
+    for bucket in rank.layout.buckets(k):
+        reduce(rank, bucket, x, dy, add)
+    if k > 0:
+        rank.model.input_gradient(k, rank.parameters[rank.layout.layer(k)], dy, x)
+
+
+def reduce(rank: Rank, bucket: Bucket, x: np.ndarray, dy: np.ndarray, add: bool) -> None:
+    """Write this rank's slice of one bucket's gradient, or add it; the whole bucket lives in this block only."""
+    with rank.ledger.borrow("buffers", bucket.size, rank.precision.dtype) as gradient:
+        rank.model.parameter_gradient(x, dy, bucket.start, bucket.stop, gradient)
+        mine = rank.comm.reduce_scatter(gradient)
+        if add:
+            mine += rank.gradients[bucket.shard]
+        rank.gradients[bucket.shard] = mine
+
+
+def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
+    """Train on this rank's rows of a global batch; return their summed loss, and whether the weights were updated."""
+    loss = 0.0
+    for micro, (activations, y) in enumerate(rank.micro_batches(batch)):
+        rank.phase("forward")
+        for k in rank.model.layers:
+            activations.append(forward(rank, k, activations[k]))
+        loss += rank.loss(activations[-1], y)
+
+        rank.phase("backward")
+        for k in reversed(rank.model.layers):
+            backward(rank, k, activations[k], activations[k + 1], add=micro > 0)
+            rank.ledger.release(activations.pop())
+        rank.ledger.release(activations.pop())
+
+    rank.phase("reduce")  # done, bucket by bucket, in backward
+
+    rank.phase("update")
+    factor = rank.agree()
+    if factor is None:
+        return loss, False
+    for bucket in rank.layout.buckets():
+        rank.update(bucket.own, bucket.shard, bucket.shard, factor)
+
+    rank.phase("gather")
+    for bucket in rank.layout.buckets():
+        rank.comm.all_gather(rank.parameters[bucket.full])
+    return loss, True

@@ -1,0 +1,351 @@
+"""The loop: for each stage, allocate, step through the batches, evaluate, and record what was counted."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from zerosim.comm import CONTROL, Comm
+from zerosim.config import Config
+from zerosim.data import Dataset, batches, convert, load, share, split
+from zerosim.errors import Diverged, InputError
+from zerosim.ledger import CLASSES, Ledger
+from zerosim.precision import precision
+from zerosim.rank import Rank
+from zerosim.stages import STAGES
+from zerosim.transport import Transport, connect
+from zerosim.weightfile import WeightWriter, check_writable, open_weights
+
+Progress = Callable[[int, int, int, float], None]
+"""Called on rank 0 after each step: stage, step from 1, steps in all, loss."""
+
+
+@dataclass
+class Run:
+    """What was measured in the run of one stage; the same on every rank. Lists "per rank" are in the order of ranks."""
+
+    stage: int
+    loss: list[float | None] = field(default_factory=list)
+    """Mean over the global batch, a number per step; None where it was not finite (an overflow)."""
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    skipped_steps: int = 0
+    final_loss_scale: float = 1.0
+    weights_sha256: str = ""
+    largest_difference: float = 0.0
+    """Greatest |difference| of a weight from the first stage of this training; measured with accumulation only."""
+    at_rest: list[dict[str, int]] = field(default_factory=list)
+    """Per rank: bytes by memory class, after the last step."""
+    peak: list[dict[str, int]] = field(default_factory=list)
+    """Per rank: bytes by memory class and "total", at the greatest total within any step."""
+    traced_peak: list[int] | None = None
+    """Per rank: the interpreter's own count of the same, in bytes, if memory was traced."""
+    sent_per_step: list[dict[str, int]] = field(default_factory=list)
+    """Per rank: bytes sent by verb, in each step that was not skipped (they are all alike)."""
+    messages_per_step: list[int] = field(default_factory=list)
+    control: list[int] = field(default_factory=list)
+    """Per rank: bytes sent in the whole run for loss, norm, overflow flags, evaluation and the weights' hash."""
+    sent: list[int] = field(default_factory=list)
+    """Per rank: all bytes handed to the transport."""
+    received: list[int] = field(default_factory=list)
+    """Per rank: all bytes that the transport says have arrived."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Medians over the steps, on rank 0: "seconds_per_step", "compute", "communicate" (waiting included), "update"."""
+    timeline: dict[str, Any] = field(default_factory=dict)
+    """One step of rank 0: "seconds" of each change, bytes by class after it, and the "phases" with their beginnings."""
+
+
+@dataclass
+class Records:
+    """All that a call of `train` measured, and what it ran."""
+
+    config: Config
+    world_size: int
+    backend: str
+    widths: list[int]
+    parameters: int
+    padded_parameters: int
+    data: dict[str, Any]
+    runs: list[Run]
+
+
+def train(config: Config, comm: Any = None, data: Dataset | None = None, progress: Progress | None = None) -> Records:
+    """Train at each of `config.stages`, one after the other, and return what was counted, the same on every rank.
+
+    `comm` is what `run_threads` hands to its function, or an mpi4py communicator; None is a world of one rank. `data`
+    takes the place of `config.data`. Raises InputError, on all ranks together, if the data or a file does not fit the
+    settings, and Diverged if the loss is no longer finite. If a single rank raises anything, the others are ended:
+    under MPI with its traceback and MPI_Abort, in `run_threads` by an exception in the caller.
+    """
+    transport = connect(comm)
+    try:
+        return _train(transport, config, data, progress)
+    except (InputError, Diverged):
+        raise
+    except BaseException:
+        transport.abort()
+        raise
+
+
+def _train(transport: Transport, config: Config, data: Dataset | None, progress: Progress | None) -> Records:
+    outside = Comm(transport, Ledger())
+    data = outside.agreed(_prepare, config, data, transport)
+    rows = split(data, config.test_fraction, config.seed)
+    if config.test_fraction is None:
+        config = dataclasses.replace(config, test_fraction=data.own_test / len(data.x) or 0.2)
+    runs: list[Run] = []
+    reference: list[np.ndarray] = []
+    for stage in config.stages:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rank = Rank(transport, config, data)
+            runs.append(_run_stage(stage, rank, outside, rows, progress if transport.rank == 0 else None))
+            if config.grad_accum > 1:
+                reference = reference or [own.copy() for own in rank.own_weights()]
+                pairs = zip(reference, rank.own_weights(), strict=True)
+                difference = max(float(np.max(np.abs(a - b))) for a, b in pairs)
+                runs[-1].largest_difference = max(_gather(outside, difference))
+    return Records(
+        config=config,
+        world_size=transport.size,
+        backend=transport.backend,
+        widths=rank.model.widths,
+        parameters=rank.layout.parameters,
+        padded_parameters=rank.layout.padded,
+        data={
+            "name": data.name,
+            "rows": len(data.x),
+            "train_rows": len(rows[0]),
+            "test_rows": len(rows[1]),
+            "task": "regression" if data.classes is None else "classification",
+            "classes": data.classes,
+        },
+        runs=runs,
+    )
+
+
+def _prepare(config: Config, data: Dataset | None, transport: Transport) -> Dataset:
+    """Load the data and check all that can be wrong before anything is trained."""
+    if config.trace_memory and transport.backend == "threads" and transport.size > 1:
+        raise InputError("trace_memory: the interpreter cannot tell in-process ranks apart; use mpirun, or one rank")
+    if config.batch_size < transport.size * config.grad_accum:
+        raise InputError(
+            f"batch_size: {config.batch_size} rows are too few for {transport.size} ranks with {config.grad_accum} "
+            f"micro-steps each; it must be {transport.size * config.grad_accum} or more"
+        )
+    numerics = precision(config.precision)
+    data = convert(data or load(config.data), numerics.dtype, numerics.compute)
+    train_rows = len(split(data, config.test_fraction, config.seed)[0])
+    if config.batch_size > train_rows:
+        raise InputError(f"batch_size: {config.batch_size} is more than the {train_rows} rows there are to train on")
+    if config.init is not None:
+        with open_weights(config.init, [data.x.shape[1], *config.hidden, data.outputs]):
+            pass
+    if config.save is not None and transport.rank == 0:
+        check_writable(config.save)
+    return data
+
+
+def _gather(comm: Comm, value: Any) -> list[Any]:
+    """Return every rank's value, on every rank; JSON types only."""
+    return [json.loads(text) for text in comm.gather_bytes(json.dumps(value).encode())]
+
+
+# one stage -----------------------------------------------------------------------------------------------------------
+
+
+def _run_stage(
+    number: int, rank: Rank, outside: Comm, rows: tuple[np.ndarray, np.ndarray], progress: Progress | None
+) -> Run:
+    config, stage, run = rank.config, STAGES[number], Run(number)
+    with ExitStack() as stack:
+        if config.trace_memory:
+            tracemalloc.start()
+            stack.callback(tracemalloc.stop)
+        outside.agreed(stage.allocate, rank)
+        watch = _Watch(rank, config.trace_memory)
+        per_epoch = len(rows[0]) // config.batch_size
+        steps = config.steps or (config.epochs or 0) * per_epoch
+        while len(run.loss) < steps:
+            epoch = len(run.epochs) + 1
+            for batch in batches(rows[0], config.batch_size, epoch, config.seed, config.shuffle)[: steps - len(run.loss)]:
+                loss = watch.step(stage, batch) / config.batch_size
+                _check_loss(rank, loss, number, len(run.loss) + 1)
+                run.loss.append(loss if math.isfinite(loss) else None)
+                if progress:
+                    progress(number, len(run.loss), steps, loss)
+            run.epochs.append(_epoch(epoch, run.loss[(epoch - 1) * per_epoch :], rank, stage, rows))
+    run.skipped_steps = len(run.loss) - watch.updates
+    run.final_loss_scale = rank.loss_scale.value
+    at_rest = dict(rank.ledger.now)
+    run.weights_sha256 = _hash_and_save(rank)
+    everyone = _gather(outside, [at_rest, watch.peak, watch.traced_peak, watch.sent, watch.messages, rank.comm.sent[CONTROL],
+                                 rank.comm.sent.total(), rank.comm.received])
+    columns = [list(column) for column in zip(*everyone, strict=True)]
+    run.at_rest, run.peak, traced, run.sent_per_step, run.messages_per_step, run.control, run.sent, run.received = columns
+    run.traced_peak = traced if config.trace_memory else None
+    run.seconds, run.timeline = _gather(outside, [watch.medians(), watch.timeline])[0]
+    return run
+
+
+class _Watch:
+    """Takes a rank's steps and notes what the ledger, the door and the clock say of each."""
+
+    def __init__(self, rank: Rank, traced: bool) -> None:
+        self._rank, self._traced = rank, traced
+        self._seconds: list[dict[str, float]] = []
+        self.updates = 0
+        self.peak = dict(rank.ledger.peak, total=-1)
+        self.traced_peak = 0
+        self.sent: dict[str, int] = {}
+        self.messages = 0
+        self.timeline: dict[str, Any] = {}
+
+    def step(self, stage: ModuleType, batch: np.ndarray) -> float:
+        """Take a step and return the loss summed over the global batch."""
+        rank, ledger, comm = self._rank, self._rank.ledger, self._rank.comm
+        sent, messages = comm.sent.copy(), comm.messages.copy()
+        held = dict(ledger.now)
+        rank.phases.clear()
+        ledger.reset_peak()
+        if self._traced:
+            tracemalloc.reset_peak()
+        with ExitStack() as stack:
+            record = self.updates < 2  # the first step that counts is slow, so the second one if there is one
+            events = stack.enter_context(ledger.recording()) if record else []
+            loss, updated = stage.step(rank, batch)
+        rank.phase("end")
+        if self._traced:
+            self.traced_peak = max(self.traced_peak, tracemalloc.get_traced_memory()[1])
+        if ledger.peak["total"] > self.peak["total"]:
+            self.peak = dict(ledger.peak)
+        if updated:
+            self._count(comm.sent - sent, comm.messages - messages)
+            if record:
+                self.timeline = _timeline(held, events, rank.phases)
+            self.updates += 1
+        self._seconds.append(_durations(rank.phases))
+        return comm.sum(loss)[0]
+
+    def _count(self, sent: Counter[str], messages: Counter[str]) -> None:
+        del sent[CONTROL], messages[CONTROL]
+        if self.updates and (dict(sent), messages.total()) != (self.sent, self.messages):
+            raise RuntimeError(f"one step sent {dict(sent)} bytes, another {self.sent}")
+        self.sent, self.messages = dict(sent), messages.total()
+
+    def medians(self) -> dict[str, float]:
+        """Return the median over the steps of each duration in seconds."""
+        return {name: median(step[name] for step in self._seconds) for name in self._seconds[0]}
+
+
+def _durations(phases: list[tuple[float, float, str]]) -> dict[str, float]:
+    """Split a step's time: inside the door, updating, and the rest, which is computing."""
+    update = 0.0
+    for (start, inside, name), (end, inside_end, _) in zip(phases, phases[1:], strict=False):
+        if name == "update":
+            update += (end - start) - (inside_end - inside)
+    total = phases[-1][0] - phases[0][0]
+    communicate = phases[-1][1] - phases[0][1]
+    return {
+        "seconds_per_step": total,
+        "compute": total - communicate - update,
+        "communicate": communicate,
+        "update": update,
+    }
+
+
+def _timeline(
+    held: dict[str, int], events: list[tuple[float, str, int]], phases: list[tuple[float, float, str]]
+) -> dict[str, Any]:
+    """Turn changes into levels: bytes by class after each event, and at the step's beginning and end."""
+    begin, end = phases[0][0], phases[-1][0]
+    levels = [dict(held)]
+    for _, cls, change in events:
+        levels.append({**levels[-1], cls: levels[-1][cls] + change})
+    levels.append(levels[-1])
+    return {
+        "seconds": [max(0.0, t - begin) for t in (begin, *(t for t, _, _ in events), end)],
+        **{cls: [level[cls] for level in levels] for cls in CLASSES},
+        "phases": [[start - begin, name] for start, _, name in phases],
+    }
+
+
+def _check_loss(rank: Rank, loss: float, stage: int, step: int) -> None:
+    """Stop a run that cannot recover. With loss scaling a step may overflow, but not at every scale."""
+    if not rank.loss_scale.on and not math.isfinite(loss):
+        raise Diverged(f"stage {stage}, step {step}: the loss is {loss}; try a smaller learning rate or scaled data")
+    if rank.loss_scale.value < 2.0**-24:
+        raise Diverged(f"stage {stage}, step {step}: the gradient overflows at every loss scale; try another precision")
+
+
+# evaluation and weights ----------------------------------------------------------------------------------------------
+
+
+def _epoch(
+    epoch: int, losses: list[float | None], rank: Rank, stage: ModuleType, rows: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+    """The record of one epoch: the mean of its steps' losses, then both parts of the data with the weights it ended with."""
+    finite = [loss for loss in losses if loss is not None]
+    train_loss, train_accuracy = evaluate(rank, stage, rows[0])
+    test_loss, test_accuracy = evaluate(rank, stage, rows[1])
+    return {
+        "epoch": epoch,
+        "steps": len(losses),
+        "loss": sum(finite) / len(finite) if finite else None,
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+    }
+
+
+def evaluate(rank: Rank, stage: ModuleType, rows: np.ndarray) -> tuple[float | None, float | None]:
+    """Return mean loss and accuracy (None for regression) over rows, each rank taking its share; None without rows."""
+    if not rows.size:
+        return None, None
+    loss = correct = 0.0
+    chunk = max(rank.config.batch_size, 256 * rank.comm.size)
+    with rank.comm.booked_as(CONTROL):
+        for start in range(0, rows.size, chunk):
+            activations, y = rank.load(share(rows[start : start + chunk], rank.comm.rank, rank.comm.size))
+            for k in rank.model.layers:
+                activations.append(stage.forward(rank, k, activations[0]))
+                rank.ledger.release(activations.pop(0))
+            if rank.data.classes is not None:
+                correct += float(np.count_nonzero(activations[0].argmax(axis=1) == y))
+            loss += rank.loss(activations[0], y)
+            rank.ledger.release(activations.pop())
+    loss, correct = rank.comm.sum(loss, correct)
+    mean = loss / rows.size
+    return mean if math.isfinite(mean) else None, correct / rows.size if rank.data.classes is not None else None
+
+
+def _hash_and_save(rank: Rank) -> str:
+    """Return SHA-256 of the full-precision weights in layer order, little-endian, and write them if that is asked for."""
+    digest = hashlib.sha256()
+    with ExitStack() as stack:
+        writer = None
+        if rank.config.save is not None and rank.comm.rank == 0:
+            writer = stack.enter_context(WeightWriter(rank.config.save, rank.model.widths, rank.precision.compute))
+        for bucket, weights in rank.weights():
+            digest.update(np.ascontiguousarray(weights, weights.dtype.newbyteorder("<")).data)
+            if writer:
+                writer.write(weights)
+            if rank.parameters.size == rank.layout.padded:
+                _check_replica(rank.parameters[bucket.full], weights)
+    return digest.hexdigest()
+
+
+def _check_replica(parameters: np.ndarray, weights: np.ndarray) -> None:
+    """A rank that holds all parameters must hold what the others hold."""
+    if parameters[: weights.size].tobytes() != weights.astype(parameters.dtype).tobytes():
+        raise RuntimeError("this rank's parameters differ from the weights that the ranks own")

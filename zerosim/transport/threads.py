@@ -1,0 +1,106 @@
+"""Ranks as threads of one process, for notebooks and tests: the same code above the door, no MPI needed."""
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+
+class Aborted(RuntimeError):
+    """Raised in a rank that waits for another one which has failed."""
+
+
+class ThreadWorld:
+    """The mailboxes between N threads: one for each pair and direction, and one for the receipts."""
+
+    def __init__(self, N: int) -> None:
+        self.size = N
+        self.letters = [[SimpleQueue() for _ in range(N)] for _ in range(N)]
+        self.receipts = [[SimpleQueue() for _ in range(N)] for _ in range(N)]
+
+    def abort(self) -> None:
+        """Wake every rank that waits; whoever takes from a mailbox from now on fails."""
+        for boxes in (*self.letters, *self.receipts):
+            for box in boxes:
+                box.put(Aborted)
+
+    @staticmethod
+    def take(box: SimpleQueue) -> Any:
+        """Wait for a letter or a receipt."""
+        letter = box.get()
+        if letter is Aborted:
+            box.put(Aborted)
+            raise Aborted("another rank failed")
+        return letter
+
+
+class ThreadTransport:
+    """One thread's end of a `ThreadWorld`."""
+
+    backend = "threads"
+
+    def __init__(self, world: ThreadWorld, rank: int) -> None:
+        self._world = world
+        self.rank, self.size = rank, world.size
+
+    def sendrecv(self, send: np.ndarray, to: int, recv: np.ndarray, source: int) -> int:
+        """See `zerosim.transport.Transport`. The receiver copies straight from the sender's array, then gives a receipt."""
+        world = self._world
+        world.letters[to][self.rank].put(send)
+        letter = world.take(world.letters[self.rank][source])
+        recv[...] = letter
+        arrived = letter.nbytes
+        del letter  # the sender may let go of its array as soon as it has the receipt
+        world.receipts[source][self.rank].put(None)
+        world.take(world.receipts[self.rank][to])
+        return arrived
+
+    def abort(self) -> None:
+        """Wake the other ranks; `run_threads` raises this rank's exception in the caller."""
+        self._world.abort()
+
+
+def alone() -> ThreadTransport:
+    """Return a world of one rank, in the calling thread."""
+    return ThreadTransport(ThreadWorld(1), 0)
+
+
+def run_threads(N: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Call `function(comm, *args)` in N threads, one for each rank, and return the results in the order of ranks.
+
+    `comm` is what `zerosim.train` takes. BLAS is held to one thread meanwhile, for N of them compute at a time. If a
+    rank raises, the others are woken and end, and its exception is raised here with the rank's number as a note.
+    """
+    if isinstance(N, bool) or not isinstance(N, int) or N < 1:
+        raise ValueError(f"{N!r} ranks: a whole number of 1 or more is needed")
+    from threadpoolctl import threadpool_limits
+
+    world = ThreadWorld(N)
+    results: list[Any] = [None] * N
+    failures: list[tuple[int, BaseException]] = []
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = function(ThreadTransport(world, rank), *args)
+        except BaseException as error:
+            if not isinstance(error, Aborted):
+                failures.append((rank, error))
+            world.abort()
+
+    with threadpool_limits(1, user_api="blas"):
+        threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(N)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            world.abort()
+            raise
+    if failures:
+        rank, error = failures[0]
+        error.add_note(f"(on rank {rank} of {N})")
+        raise error
+    return results
