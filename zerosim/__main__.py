@@ -5,13 +5,9 @@ import contextlib
 import difflib
 import io
 import json
-import os
 import sys
 import time
 from typing import Any, NoReturn
-
-for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # ranks are the parallelism; read when NumPy is loaded
 
 import zerosim
 from zerosim.collectives import ALGORITHMS

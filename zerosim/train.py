@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from zerosim.blas import one_thread
 from zerosim.comm import CONTROL, Comm
 from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
@@ -89,7 +90,8 @@ def train(config: Config, comm: Any = None, data: Dataset | None = None, progres
     """
     transport = connect(comm)
     try:
-        return _train(transport, config, data, progress)
+        with one_thread() if transport.backend == "mpi" else nullcontext():
+            return _train(transport, config, data, progress)
     except (InputError, Diverged):
         raise
     except BaseException:

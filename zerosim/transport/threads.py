@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from zerosim.blas import one_thread
+
 
 class Aborted(RuntimeError):
     """Raised in a rank that waits for another one which has failed."""
@@ -75,8 +77,6 @@ def run_threads(N: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """
     if isinstance(N, bool) or not isinstance(N, int) or N < 1:
         raise ValueError(f"{N!r} ranks: a whole number of 1 or more is needed")
-    from threadpoolctl import threadpool_limits
-
     world = ThreadWorld(N)
     results: list[Any] = [None] * N
     failures: list[tuple[int, BaseException]] = []
@@ -89,7 +89,7 @@ def run_threads(N: int, function: Callable[..., Any], *args: Any) -> list[Any]:
                 failures.append((rank, error))
             world.abort()
 
-    with threadpool_limits(1, user_api="blas"):
+    with one_thread():
         threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(N)]
         for thread in threads:
             thread.start()

@@ -1,0 +1,46 @@
+"""Bytes sent per step by stage and verb, beside the formula's marks and the paper's 2 Psi and 3 Psi."""
+
+from typing import TYPE_CHECKING, Any
+
+from zerosim.formulas import WIDTH
+from zerosim.report import si
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def traffic(report: dict[str, Any]) -> "Figure":
+    """Draw stacked bars per stage, for the busiest rank. The lines are the paper's volumes, which hold for large N."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    from zerosim.figures.style import VERBS, in_bytes, label, new_figure, subject
+
+    figure, axes = new_figure()
+    for at, run in enumerate(report["runs"]):
+        step = run["traffic"]["per_step"]
+        sent = max(step["measured"], key=lambda m: sum(m.values()))
+        bottom = level = 0
+        for verb, colour in VERBS.items():
+            axes.bar(at, sent[verb], 0.6, bottom, color=colour, linewidth=0)
+            bottom += sent[verb]
+            level += step["formula"][verb]
+            axes.plot([at - 0.34, at + 0.34], [level, level], color="black", linewidth=1.4)
+        axes.annotate(si(bottom), (at, bottom), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+    Psi = report["model"]["parameters"] * WIDTH[report["config"]["precision"]]
+    for times in (2, 3):
+        axes.axhline(times * Psi, color="black", linewidth=0.8, linestyle="--", zorder=0)
+        axes.annotate(
+            f"{times} Ψ", (1, times * Psi), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
+        )
+    axes.set_xticks(range(len(report["runs"])), [f"stage {run['stage']}" for run in report["runs"]])
+    in_bytes(axes)
+    axes.set_ylabel("bytes sent per rank and step")
+    k = report["config"]["grad_accum"]
+    title = "Traffic of a step" if k == 1 else f"Traffic of a step of {k} micro-steps"
+    axes.set_title(f"{title}\n{subject(report)}", loc="left", fontsize=11)
+    handles = [Patch(color=colour, label=label(verb)) for verb, colour in VERBS.items()]
+    handles.append(Line2D([], [], color="black", linewidth=1.4, label="formula, (N - 1) / N"))
+    handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle="--", label="paper, large N"))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    return figure
