@@ -16,7 +16,7 @@ import numpy as np
 
 from zerosim.ledger import Ledger
 
-PANEL = 256
+PANEL = 128
 """Rows or columns of a weight matrix handled at a time."""
 
 

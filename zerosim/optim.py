@@ -14,7 +14,7 @@ import numpy as np
 
 from zerosim.ledger import Ledger
 
-BLOCK = 65536
+BLOCK = 16384
 """Elements updated at a time, so that a block and its scratch stay in the processor's cache."""
 
 MOMENTUM = 0.9

@@ -132,7 +132,7 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
 
     config, model, data = report["config"], report["model"], report["data"]
     regression = data["task"] == "regression"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("\nstage", justify="right", no_wrap=True)
     for what in ("memory at rest", "sent per step"):
         table.add_column(f"{what}\ncounted = formula", justify="center", no_wrap=True)

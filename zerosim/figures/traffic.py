@@ -14,7 +14,7 @@ def traffic(report: dict[str, Any]) -> "Figure":
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    from zerosim.figures.style import VERBS, in_bytes, label, new_figure, subject
+    from zerosim.figures.style import VERBS, in_bytes, new_figure, subject
 
     figure, axes = new_figure()
     for at, run in enumerate(report["runs"]):
@@ -39,7 +39,7 @@ def traffic(report: dict[str, Any]) -> "Figure":
     k = report["config"]["grad_accum"]
     title = "Traffic of a step" if k == 1 else f"Traffic of a step of {k} micro-steps"
     axes.set_title(f"{title}\n{subject(report)}", loc="left", fontsize=11)
-    handles = [Patch(color=colour, label=label(verb)) for verb, colour in VERBS.items()]
+    handles = [Patch(color=colour, label=verb) for verb, colour in VERBS.items()]
     handles.append(Line2D([], [], color="black", linewidth=1.4, label="formula, (N - 1) / N"))
     handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle="--", label="paper, large N"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
