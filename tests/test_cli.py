@@ -1,0 +1,299 @@
+"""The command line: bad input ends with one line and exit 2, on every number of ranks; good input does what it says."""
+
+import gzip
+import json
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import mpirun, run_zerosim
+from contract import check
+
+FAST = ("--steps", "2", "--hidden", "8")
+
+
+def bad_inputs(folder):
+    """Yield (name, arguments, words that the line must contain)."""
+
+    def put(name, content):
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return folder / name
+
+    def npz(name, **arrays):
+        np.savez(folder / name, **arrays)
+        return folder / name
+
+    x, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
+    whole = npz("whole.npz", x=np.random.default_rng(0).random((400, 9)), y=np.arange(400) % 2).read_bytes()
+    nan = x.copy()
+    nan[3, 1] = np.nan
+    put("afile", "")
+    yield "unknown flag", ["--stagse", "1"], ["--stagse", "is --stage meant"]
+    yield "unknown command", ["trian"], ["trian", "train"]
+    yield "stray word", ["train", "digits"], ["digits"]
+    yield "no number", ["--batch-size", "many"], ["--batch-size", "many"]
+    yield "unknown stage", ["--stage", "4"], ["stage 4", "0, 1, 2, 3"]
+    yield "stages in words", ["--stages", "all"], ["stages", "all"]
+    yield "same stage twice", ["--stages", "1,1"], ["twice"]
+    yield "unknown optimizer", ["--optimizer", "lion"], ["lion", "adamw"]
+    yield "unknown precision", ["--precision", "fp8"], ["fp8", "bf16"]
+    yield "test mode", ["--precision", "fp64"], ["fp64", "bf16"]
+    yield "collective not built", ["--collective", "halving"], ["halving", "ring"]
+    yield "batch smaller than ranks", ["--batch-size", "3", "--grad-accum", "4"], ["batch_size", "3"]
+    yield "batch larger than data", ["--batch-size", "5000"], ["5000", "1438"]
+    yield "no batch", ["--batch-size", "0"], ["batch_size"]
+    yield "missing file", ["--data", folder / "none.npz"], ["none.npz", "no such"]
+    yield "unknown kind of file", ["--data", put("data.txt", "1")], ["data.txt", ".npz"]
+    yield "short row", ["--data", put("short.csv", "a,b,t\n1,2,0\n1,1\n")], ["line 3", "2 columns"]
+    yield "words in a row", ["--data", put("words.csv", "a,b,t\n1,2,0\n1,two,1\n")], ["line 3", "'b'", "'two'"]
+    yield "nan in a row", ["--data", put("nan.csv", "a,b,t\n1,2,0\n1,nan,1\n")], ["line 3", "not finite"]
+    yield "no header", ["--data", put("bare.csv", "1.5,2,0\n1,3,1\n")], ["line 1", "header"]
+    yield "empty csv", ["--data", put("empty.csv", "")], ["line 1", "header"]
+    yield "header alone", ["--data", put("alone.csv", "a,b\n")], ["no rows"]
+    yield "binary csv", ["--data", put("binary.csv", b"a,b\n\xff\xfe,\x00\n")], ["CSV"]
+    yield "missing target", ["--data", put("target.csv", "a,t\n1,0\n2,\n")], ["line 3", "target"]
+    yield "nan target", ["--data", put("nantarget.csv", "a,t\n1,0.5\n2,nan\n")], ["not finite"]
+    yield "no y", ["--data", npz("no_y.npz", x=x)], ["'y'", "only x"]
+    yield "pickled", ["--data", npz("pickled.npz", x=x, y=np.array([{}] * 20, object))], ["pickle", "never"]
+    yield "nan in x", ["--data", npz("nan.npz", x=nan, y=y)], ["row 4", "not finite"]
+    yield "lengths differ", ["--data", npz("lengths.npz", x=x, y=y[:9])], ["20 rows", "9"]
+    yield "one class", ["--data", npz("one.npz", x=x, y=y * 0)], ["fewer than two classes"]
+    yield "no rows", ["--data", npz("zero.npz", x=x[:0], y=y[:0])], ["empty"]
+    yield "complex x", ["--data", npz("complex.npz", x=x + 1j, y=y)], ["complex"]
+    yield "too large for fp16", ["--data", npz("large.npz", x=x * 1e6, y=y), "--batch-size", "4"], ["float16", "--precision"]
+    yield "cut-off npz", ["--data", put("cut.npz", whole[: len(whole) // 2])], ["cut.npz"]
+    yield "cut-off member", ["--data", put("member.npz", damaged(whole))], ["member.npz"]
+    yield "no npz at all", ["--data", put("text.npz", "hello")], ["text.npz"]
+    yield "empty folder", ["--data", mkdir(folder / "void")], ["IDX"]
+    yield "cut-off idx", ["--data", idx_folder(folder / "cutidx", cut=3)], ["needs"]
+    yield "idx without labels", ["--data", idx_folder(folder / "nolabels", labels=False)], ["partner"]
+    yield "cut-off gzip", ["--data", idx_folder(folder / "cutgz", gz=True, cut=3)], ["cut off"]
+    yield "negative learning rate", ["--lr", "-0.1"], ["lr", "-0.1"]
+    yield "learning rate nan", ["--lr", "nan"], ["lr", "nan"]
+    yield "clip at zero", ["--clip-norm", "0"], ["clip_norm"]
+    yield "no steps", ["--steps", "0"], ["steps"]
+    yield "epochs and steps", ["--epochs", "1", "--steps", "2"], ["epochs", "steps"]
+    yield "nothing to train on", ["--test-fraction", "1"], ["test_fraction"]
+    yield "negative seed", ["--seed", "-1"], ["seed"]
+    yield "negative bucket", ["--bucket", "-5"], ["bucket"]
+    yield "layer of width 0", ["--hidden", "8,0"], ["width 0"]
+    yield "hidden in words", ["--hidden", "8,x"], ["hidden", "8,x"]
+    yield "out is a file", ["--out", folder / "afile"], ["out", "afile"]
+    yield "out below a file", ["--out", folder / "afile" / "below"], ["out", "cannot write"]
+    yield "out below a device", ["--out", "/dev/null/here"], ["out", "cannot write"]
+    yield "save nowhere", ["--save", folder / "no" / "where.safetensors"], ["save", "where"]
+    yield "init missing", ["--init", folder / "no.safetensors"], ["init", "no such"]
+    yield "init is something else", ["--init", put("no.st", "hello")], ["init", "safetensors"]
+    yield "init of another model", ["--init", weights(folder), "--hidden", "9"], ["layers.0.weight", "needs"]
+    yield "config missing", ["--config", folder / "no.json"], ["no.json"]
+    yield "config not JSON", ["--config", put("bad.json", "{")], ["not JSON"]
+    yield "config with an unknown key", ["--config", put("key.json", '{"lr": 0.1, "warmup": 3}')], ["'warmup'"]
+    yield "config with an unknown inner key", (
+        ["--config", put("inner.json", '{"zero_optimization": {"stage": 2, "offload_optimizer": {}}}')]
+    ), ["zero_optimization.offload_optimizer"]
+    yield "config with a wrong type", ["--config", put("type.json", '{"batch_size": "64"}')], ["batch_size"]
+
+
+def damaged(whole):
+    """An archive whose directory is in order, and whose data is not."""
+    middle = len(whole) // 2
+    return whole[:middle] + bytes(200) + whole[middle + 200 :]
+
+
+def mkdir(path):
+    path.mkdir()
+    return path
+
+
+def weights(folder):
+    from safetensors.numpy import save_file
+
+    shapes = {"layers.0.weight": (8, 64), "layers.0.bias": (8,), "layers.1.weight": (10, 8), "layers.1.bias": (10,)}
+    save_file({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, folder / "w.safetensors")
+    return folder / "w.safetensors"
+
+
+def idx_folder(folder, rows=30, prefix="train", gz=False, cut=0, labels=True, classes=3):
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(rows)
+    pixels, digits = random.integers(0, 9, (rows, 3, 4), np.uint8), (np.arange(rows) % classes).astype(np.uint8)
+    files = {f"{prefix}-images-idx3-ubyte": pixels}
+    if labels:
+        files[f"{prefix}-labels-idx1-ubyte"] = digits
+    for name, array in files.items():
+        content = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+        content = gzip.compress(content) if gz else content
+        (folder / (name + (".gz" if gz else ""))).write_bytes(content[: len(content) - cut])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    return {name: (list(map(str, words)), expected) for name, words, expected in bad_inputs(folder)}
+
+
+def names():
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        return [name for name, _, _ in bad_inputs(Path(folder))]
+
+
+def assert_one_line(done, expected):
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("zerosim: ")
+    for word in expected:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("name", names())
+def test_bad_input(cases, name, tmp_path):
+    words, expected = cases[name]
+    for n in (1, 4):
+        assert_one_line(run_zerosim(n, *words, cwd=tmp_path, timeout=20), expected)
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "zerosim-out"]), "nothing is left behind"
+
+
+def test_bad_input_without_mpirun(cases, tmp_path):
+    for name in ("unknown flag", "short row", "layer of width 0"):
+        for ranks in ([], ["--ranks", "3"]):
+            words, expected = cases[name]
+            command = words if "trian" in words else ["train", *ranks, *words]
+            assert_one_line(run_zerosim(0, *command, cwd=tmp_path), expected)
+
+
+@pytest.mark.parametrize(("n", "ranks"), [(4, 2), (2, 1), (1, 2)])
+def test_ranks_together_with_mpirun(tmp_path, n, ranks):
+    assert_one_line(run_zerosim(n, "--ranks", ranks, cwd=tmp_path), ["--ranks", "mpirun"])
+
+
+def test_trace_memory_cannot_tell_threads_apart(tmp_path):
+    assert_one_line(run_zerosim(0, "--ranks", 2, "--trace-memory", cwd=tmp_path), ["trace_memory", "mpirun"])
+
+
+def test_a_rank_that_raises_ends_all(tmp_path):
+    """In the middle of a run, from a script that uses the library: its traceback once, and no rank hangs."""
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import zerosim\n"
+        "from mpi4py import MPI\n"
+        "from zerosim.stages import zero2\n"
+        "calls = []\n"
+        "before = zero2.step\n"
+        "def step(rank, batch):\n"
+        "    calls.append(1)\n"
+        "    if rank.comm.rank == 1 and len(calls) == 3:\n"
+        "        raise ValueError('a cosmic ray')\n"
+        "    return before(rank, batch)\n"
+        "zero2.step = step\n"
+        "zerosim.train(zerosim.Config(stages=(2,), hidden=(8,)), MPI.COMM_WORLD)\n"
+    )
+    done = mpirun(3, script, cwd=tmp_path, timeout=20)
+    assert done.returncode not in (0, 2)
+    assert done.stderr.count("ValueError: a cosmic ray") == 1
+    assert "rank 1 of 3" in done.stderr
+
+
+def test_divergence_is_said(tmp_path):
+    done = run_zerosim(2, "--optimizer", "sgd", "--lr", "1e30", "--precision", "fp32", *FAST, "--steps", 9, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "stage 0" in done.stderr
+    assert "learning rate" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_the_main_job(tmp_path, n):
+    done = run_zerosim(n, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "identical to the bit at stages 0, 1, 2, 3" in done.stdout
+    assert "equal the formulas on every rank" in done.stdout
+    assert "stage 3: step 220 of 220" in done.stderr
+    report = json.loads((tmp_path / "zerosim-out" / "report.json").read_text())
+    assert list(check(report, [0, 1, 2, 3], n)) == []
+    assert report["backend"] == "mpi"
+    for run in report["runs"]:
+        assert run["epochs"][-1]["test_accuracy"] > 0.95
+    for name in ("memory", "traffic", "loss", "timeline"):
+        for kind, magic in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+            assert (tmp_path / "zerosim-out" / f"{name}.{kind}").read_bytes().startswith(magic)
+
+
+def test_threads_and_mpi_do_the_same(tmp_path):
+    reports = []
+    for n, ranks in ((3, []), (0, ["--ranks", 3])):
+        done = run_zerosim(n, "train", *ranks, *FAST, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout))
+    mpi, threads = reports
+    assert (mpi["backend"], threads["backend"]) == ("mpi", "threads")
+    for a, b in zip(mpi["runs"], threads["runs"], strict=True):
+        assert a["weights_sha256"] == b["weights_sha256"]
+        assert a["traffic"] == b["traffic"]
+        assert a["memory"]["peak"] == b["memory"]["peak"]
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_same_bits_and_books_over_mpi(tmp_path, n, precision):
+    words = ["--precision", precision, "--hidden", "31,17", "--bucket", 101, "--steps", 5, "--batch-size", 37]
+    for more in (["--clip-norm", "0.1", "--optimizer", "adamw"], ["--grad-accum", "3", "--optimizer", "momentum"]):
+        done = run_zerosim(n, *words, *more, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert list(check(json.loads(done.stdout), [0, 1, 2, 3], n)) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_ledger_is_true(tmp_path, precision):
+    """The interpreter's own peak of a step is the ledger's, within 3 %, for 2.4 million parameters, at each stage."""
+    words = ["--hidden", "1500,1500", "--precision", precision, "--steps", 3, "--trace-memory", "--json"]
+    for more in ([], ["--grad-accum", 2, "--clip-norm", 1, "--bucket", 300_000, "--optimizer", "momentum"]):
+        done = run_zerosim(2, *words, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        for run in json.loads(done.stdout)["runs"]:
+            memory = run["memory"]
+            for traced, peak in zip(memory["traced_peak"], memory["peak"]["measured"], strict=True):
+                assert abs(traced / peak["total"] - 1) < 0.03
+
+
+def test_config_file_and_flags_over_it(tmp_path):
+    (tmp_path / "ds.json").write_text(json.dumps({
+        "train_batch_size": 32, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0,
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": 500}, "bf16": {"enabled": True},
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.002, "betas": [0.9, 0.999], "weight_decay": 0.1}},
+        "hidden": [8], "epochs": 1,
+    }))
+    done = run_zerosim(2, "--config", "ds.json", "--batch-size", 16, "--steps", 3, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    expected = {
+        "batch_size": 16, "grad_accum": 2, "clip_norm": 1.0, "stages": [2], "bucket": 500, "precision": "bf16",
+        "optimizer": "adamw", "lr": 0.002, "weight_decay": 0.1, "hidden": [8], "steps": 3, "epochs": None,
+    }
+    assert {name: report["config"][name] for name in expected} == expected
+    assert [run["stage"] for run in report["runs"]] == [2]
+    assert report["runs"][0]["steps"] == 3
+
+
+def test_help_and_version(tmp_path):
+    for n in (0, 2):
+        for words in (["--help"], ["train", "--help"], ["--version"]):
+            done = run_zerosim(n, *words, cwd=tmp_path)
+            assert done.returncode == 0
+            assert done.stderr == ""
+            assert done.stdout.count("zerosim") >= 1
+            assert done.stdout.count("usage:") == (0 if words == ["--version"] else 1)
+
+
+def test_a_damaged_archive_is_really_damaged(tmp_path):
+    """Holds the test data itself: the archive opens, and its member does not."""
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).random((400, 9)), y=np.arange(400) % 2)
+    (tmp_path / "b.npz").write_bytes(damaged((tmp_path / "a.npz").read_bytes()))
+    assert zipfile.is_zipfile(tmp_path / "b.npz")

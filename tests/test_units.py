@@ -1,0 +1,337 @@
+"""The parts, each against something that knows nothing of it."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+
+import zerosim
+from zerosim import collectives, formulas, optim
+from zerosim.comm import Comm
+from zerosim.ledger import Ledger
+from zerosim.mlp import MLP, rectangles
+from zerosim.partition import Layout
+from zerosim.precision import LossScale, precision
+
+RANKS = (1, 2, 3, 4, 7, 8)
+
+# ledger --------------------------------------------------------------------------------------------------------------
+
+
+def test_ledger_counts_now_and_peak():
+    ledger = Ledger()
+    kept = ledger.take("parameters", 10, np.float32)
+    with ledger.borrow("buffers", (3, 4), np.float64):
+        assert (ledger.now["parameters"], ledger.now["buffers"]) == (40, 96)
+    assert ledger.now["buffers"] == 0
+    assert ledger.peak == {
+        "parameters": 40, "gradients": 0, "optimizer_states": 0, "activations": 0, "buffers": 96, "total": 136,
+    }
+    ledger.reset_peak()
+    assert ledger.peak["total"] == 40
+    ledger.release(kept)
+    assert not any(ledger.now.values())
+
+
+def test_ledger_finds_what_is_kept_after_its_block():
+    ledger = Ledger()
+    for _ in range(2):
+        with ledger.borrow("buffers", 5, np.float32) as kept:
+            pass
+        if _ == 0:
+            with pytest.raises(RuntimeError, match="still referenced"):
+                ledger.take("buffers", 1, np.float32)
+            break
+    view, kept = kept[2:], None
+    with pytest.raises(RuntimeError, match="still referenced"):
+        ledger.take("buffers", 1, np.float32)
+    del view
+    ledger.take("buffers", 1, np.float32)
+
+
+def test_ledger_refuses_a_class_it_does_not_know():
+    with pytest.raises(KeyError):
+        Ledger().take("parametres", 1, np.float32)
+
+
+# partition -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bucket", [0, 1, 3, 8, 10, 64, 10**6])
+@pytest.mark.parametrize("N", RANKS)
+def test_slices_cover_everything_once(N, bucket):
+    sizes = [13, 1, 100, 97]
+    ranks = [Layout(sizes, N, rank, bucket) for rank in range(N)]
+    owner = np.zeros(ranks[0].padded, int)
+    for layout in ranks:
+        shard = np.zeros(layout.shard, int)
+        for b in layout.buckets():
+            owner[b.own] += 1
+            shard[b.shard] += 1
+            assert b.size % N == 0
+            assert not bucket or b.size <= max(bucket, N)
+            assert np.arange(layout.padded)[b.full][b.part].tolist() == np.arange(layout.padded)[b.own].tolist()
+            inside = np.arange(layout.padded)[layout.layer(b.layer)][b.within]
+            assert inside.tolist() == np.arange(layout.padded)[b.full].tolist()
+        assert (shard == 1).all()
+        for k, size in enumerate(sizes):
+            assert [e for b in layout.buckets(k) for e in range(b.start, b.stop)] == list(range(size))
+    assert (owner == 1).all()
+    assert ranks[0].padded == sum(math.ceil(size / N) * N for size in sizes)
+
+
+# collectives ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("N", [*range(1, 18), 33])
+@pytest.mark.parametrize("name", collectives.ALGORITHMS)
+def test_exchanges_pair_up_and_sum_each_rank_once(name, N):
+    """Without data: who holds whose contribution to which slice, after each exchange."""
+    algorithm = collectives.ALGORITHMS[name]
+    held = [[{rank} for _ in range(N)] for rank in range(N)]
+    for phase in (algorithm.reduce_scatter, algorithm.all_gather):
+        for exchanges in zip(*(phase(rank, N) for rank in range(N)), strict=True):
+            sent = [set(held[rank][e.send]) for rank, e in enumerate(exchanges)]
+            for rank, e in enumerate(exchanges):
+                other = exchanges[e.source]
+                assert (other.to, other.send) == (rank, e.recv)
+                if e.reduce:
+                    assert not held[rank][e.recv] & sent[e.source], "a contribution would be added twice"
+                    held[rank][e.recv] |= sent[e.source]
+                else:
+                    held[rank][e.recv] = sent[e.source]
+        if phase is algorithm.reduce_scatter:
+            assert all(held[rank][rank] == set(range(N)) for rank in range(N))
+    assert all(held[rank][piece] == set(range(N)) for rank in range(N) for piece in range(N))
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32", "fp64"])
+@pytest.mark.parametrize("N", RANKS)
+def test_verbs_on_whole_numbers(N, dtype):
+    numbers = np.arange(5 * N)
+
+    def run(transport):
+        comm = Comm(transport, Ledger())
+        own = slice(5 * comm.rank, 5 * comm.rank + 5)
+        vector = (numbers % 11 + comm.rank).astype(precision(dtype).dtype)
+        total = numbers % 11 * N + N * (N - 1) // 2
+        mine = comm.reduce_scatter(vector.copy())
+        np.testing.assert_array_equal(mine.astype(int), total[own])
+        everything = np.zeros_like(vector)
+        everything[own] = mine
+        comm.all_gather(everything)
+        np.testing.assert_array_equal(everything.astype(int), total)
+        comm.all_reduce(vector)
+        np.testing.assert_array_equal(vector, everything)
+        assert comm.sum(0.1, comm.rank) == [pytest.approx(0.1 * N), N * (N - 1) / 2]
+        payloads = comm.gather_bytes(b"x" * comm.rank)
+        assert payloads == [b"x" * rank for rank in range(N)]
+        piece = 5 * vector.itemsize * (N - 1)
+        del comm.sent["control"]
+        return dict(comm.sent), piece
+
+    for sent, piece in zerosim.run_threads(N, run):
+        assert sent == ({} if N == 1 else {"reduce_scatter": piece, "all_gather": piece, "all_reduce": 2 * piece})
+
+
+def test_a_thread_that_raises_ends_all():
+    def run(comm):
+        if comm.rank == 2:
+            raise ValueError("a cosmic ray")
+        Comm(comm, Ledger()).sum(1.0)
+
+    with pytest.raises(ValueError, match="cosmic") as caught:
+        zerosim.run_threads(4, run)
+    assert "rank 2 of 4" in caught.value.__notes__[0]
+    assert threading.active_count() < 4
+
+
+# formulas ------------------------------------------------------------------------------------------------------------
+
+
+def test_model_states_of_the_paper():
+    """Figure 1 (7.5 billion parameters, 64 ranks, Adam in mixed precision) and table 1's 1 TB over 1024 ranks, in GB."""
+    figure1 = [sum(formulas.model_states(stage, 7.5e9, 64)) / 1e9 for stage in range(4)]
+    assert [round(gb, 1) for gb in figure1] == [120.0, 31.4, 16.6, 1.9]
+    assert sum(formulas.model_states(3, 1e12, 1024)) / 1e9 == 15.625
+    assert formulas.K("adam", "fp16") == 12
+    assert sum(formulas.model_states(0, 1.5e9, 1)) == 24e9, "section 3.1: GPT-2 needs 24 GB"
+
+
+def test_traffic_of_the_paper():
+    """Section 7: 2 Psi, 2 Psi, 2 Psi, 3 Psi."""
+    assert [sum(formulas.volume(stage, 1).values()) for stage in range(4)] == [2, 2, 2, 3]
+    assert [sum(formulas.volume(stage, 1, 5).values()) for stage in range(4)] == [2, 2, 6, 15]
+
+
+# model ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("widths", [[4, 3], [5, 7, 3], [6, 9, 150, 4]])
+def test_gradient_against_finite_difference(widths, task):
+    """Along random directions, in float64, at inputs whose hidden units stay away from relu's kink."""
+    random = np.random.default_rng(3)
+    model = MLP(widths, np.dtype(float), np.dtype(float), Ledger())
+    weights = [random.standard_normal(size) / math.sqrt(widths[k]) for k, size in enumerate(model.sizes)]
+    x, margin = random.standard_normal((11, widths[0])), 1e-4
+    x = np.array([row for row in x if clear_of_kinks(model, weights, row[None], margin)])
+    assert len(x) >= 3
+    y = random.integers(0, widths[-1], len(x)) if task == "cross_entropy" else random.standard_normal((len(x), widths[-1]))
+
+    def loss_at(parameters):
+        h = x
+        for k in model.layers:
+            h = model.forward(k, parameters[k], h)
+        return getattr(model, task)(h, y, 1.0)
+
+    gradient = [np.full(size, np.nan) for size in model.sizes]
+    activations = [x.copy()]
+    for k in model.layers:
+        activations.append(model.forward(k, weights[k], activations[k]))
+    getattr(model, task)(activations[-1], y, 1.0)
+    for k in reversed(model.layers):
+        cut = model.sizes[k] // 3 + 1
+        for start in range(0, model.sizes[k], cut):
+            stop = min(start + cut, model.sizes[k])
+            model.parameter_gradient(activations[k], activations[k + 1], start, stop, gradient[k][start:stop])
+        if k:
+            model.input_gradient(k, weights[k], activations[k + 1], activations[k])
+    for _ in range(5):
+        direction = [random.standard_normal(w.shape) for w in weights]
+        step = 1e-6
+        ahead = loss_at([w + step * d for w, d in zip(weights, direction, strict=True)])
+        behind = loss_at([w - step * d for w, d in zip(weights, direction, strict=True)])
+        slope = sum(float(g @ d) for g, d in zip(gradient, direction, strict=True))
+        assert slope == pytest.approx((ahead - behind) / (2 * step), rel=1e-6, abs=1e-7)
+
+
+def clear_of_kinks(model, weights, x, margin):
+    h = x
+    for k in model.layers[:-1]:
+        W, b = model.views(k, weights[k])
+        z = h @ W.T + b
+        if np.abs(z).min() < margin:
+            return False
+        h = np.maximum(z, 0)
+    return True
+
+
+@pytest.mark.parametrize(("start", "stop", "width"), [(0, 1000, 7), (3, 5, 7), (3, 22, 7), (6, 2000, 1), (0, 7, 7), (2, 2, 7)])
+def test_rectangles_tile_a_range(start, stop, width):
+    matrix = np.zeros(3000 // width * width).reshape(-1, width)
+    for first, rows, columns in rectangles(start, stop, width):
+        assert first == rows.start * width + columns.start
+        matrix[rows, columns] += 1
+    np.testing.assert_array_equal(matrix.reshape(-1).nonzero()[0], np.arange(start, stop))
+    assert matrix.max(initial=0) <= 1
+
+
+# optimizers ----------------------------------------------------------------------------------------------------------
+
+
+def textbook(name, p, gradients, lr, decay):
+    """Each optimizer once more, a number at a time in Python's floats, straight from its paper or PyTorch's manual."""
+    m = v = 0.0
+    for t, g in enumerate(gradients, 1):
+        if name == "adamw":
+            p -= lr * decay * p
+        else:
+            g += decay * p
+        if name == "sgd":
+            p -= lr * g
+        elif name == "momentum":
+            m = 0.9 * m + g
+            p -= lr * m
+        else:
+            m = 0.9 * m + 0.1 * g
+            v = 0.999 * v + 0.001 * g * g
+            p -= lr * (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return p
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", optim.RULES)
+def test_optimizer_against_the_textbook(name, decay):
+    random = np.random.default_rng(0)
+    p, gradients = random.standard_normal(5), random.standard_normal((8, 5))
+    expected = [textbook(name, p[i], gradients[:, i], 0.01, decay) for i in range(5)]
+    optimizer = optim.Optimizer(name, 0.01, decay, mixed=False)
+    states = {state: np.zeros(5) for state in optimizer.states}
+    for g in gradients:
+        optimizer.t += 1
+        optimizer.step(p, g / 4, states, 4.0, Ledger())
+    np.testing.assert_allclose(p, expected, rtol=1e-13)
+
+
+def test_master_weights_keep_what_fp16_would_lose():
+    optimizer = optim.Optimizer("sgd", 1.0, 0.0, mixed=True)
+    master, parameters = np.ones(3, np.float32), np.ones(3, np.float16)
+    for _ in range(10):
+        optimizer.t += 1
+        optimizer.step(parameters, np.full(3, 1e-4, np.float16), {"master": master}, 1.0, Ledger())
+    assert master[0] == pytest.approx(1 - 1e-3, rel=1e-4)
+    np.testing.assert_array_equal(parameters, master.astype(np.float16))
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_sum_of_squares_sees_what_is_not_finite(bad):
+    gradient = np.full(40_000, 60000, np.float16)
+    assert optim.sum_of_squares(gradient, Ledger()) == pytest.approx(40_000 * 60000.0**2)
+    gradient[31_234] = bad
+    assert not math.isfinite(optim.sum_of_squares(gradient, Ledger()))
+
+
+def test_loss_scale():
+    scale = LossScale(on=True)
+    scale.update(overflowed=True)
+    assert scale.value == 2**15
+    for _ in range(2000):
+        scale.update(overflowed=False)
+    assert scale.value == 2**16
+    off = LossScale(on=False)
+    off.update(overflowed=True)
+    assert off.value == 1
+
+
+# the house -----------------------------------------------------------------------------------------------------------
+
+
+def test_imports_point_downward():
+    """As drawn in the README: each module's imports of zerosim's own, and no MPI but in one place."""
+    import ast
+    from pathlib import Path
+
+    root = Path(zerosim.__file__).parent
+    allowed = {
+        "formulas": set(), "ledger": set(), "partition": set(), "errors": set(), "blas": set(), "precision": set(),
+        "optim": {"ledger"}, "mlp": {"ledger"},
+        "comm": {"collectives", "errors", "ledger", "transport"},
+    }
+    for path in root.rglob("*.py"):
+        module = path.relative_to(root).with_suffix("").as_posix().removesuffix("/__init__").replace("/", ".")
+        tree = ast.parse(path.read_text())
+        imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+        imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        own = {name.split(".")[1] for name in imported if name.startswith("zerosim.")}
+        if module in allowed:
+            assert own <= allowed[module], module
+        if module.startswith("collectives"):
+            assert own <= {"collectives"}
+        if module.startswith("figures"):
+            assert own <= {"figures", "formulas", "report"}
+        if module.startswith("stages"):
+            assert own <= {"stages", "rank", "initial", "partition"}
+        assert not any(n.startswith("mpi4py") for n in imported) or module == "transport.mpi", module
+        for node in ast.walk(tree):
+            if module.startswith("stages") and isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{module}.{node.name} is longer than a screen"
+
+
+def test_importing_zerosim_is_light():
+    import subprocess
+    import sys
+
+    code = "import sys, zerosim; print([m for m in ('matplotlib', 'mpi4py', 'rich', 'safetensors', 'ml_dtypes') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
