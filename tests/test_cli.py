@@ -61,7 +61,11 @@ def bad_inputs(folder):
     yield "one class", ["--data", npz("one.npz", x=x, y=y * 0)], ["fewer than two classes"]
     yield "no rows", ["--data", npz("zero.npz", x=x[:0], y=y[:0])], ["empty"]
     yield "complex x", ["--data", npz("complex.npz", x=x + 1j, y=y)], ["complex"]
-    yield "too large for fp16", ["--data", npz("large.npz", x=x * 1e6, y=y), "--batch-size", "4"], ["float16", "--precision"]
+    yield (
+        "too large for fp16",
+        ["--data", npz("large.npz", x=x * 1e6, y=y), "--batch-size", "4"],
+        ["float16", "--precision"],
+    )
     yield "cut-off npz", ["--data", put("cut.npz", whole[: len(whole) // 2])], ["cut.npz"]
     yield "cut-off member", ["--data", put("member.npz", damaged(whole))], ["member.npz"]
     yield "no npz at all", ["--data", put("text.npz", "hello")], ["text.npz"]
@@ -89,9 +93,11 @@ def bad_inputs(folder):
     yield "config missing", ["--config", folder / "no.json"], ["no.json"]
     yield "config not JSON", ["--config", put("bad.json", "{")], ["not JSON"]
     yield "config with an unknown key", ["--config", put("key.json", '{"lr": 0.1, "warmup": 3}')], ["'warmup'"]
-    yield "config with an unknown inner key", (
-        ["--config", put("inner.json", '{"zero_optimization": {"stage": 2, "offload_optimizer": {}}}')]
-    ), ["zero_optimization.offload_optimizer"]
+    yield (
+        "config with an unknown inner key",
+        (["--config", put("inner.json", '{"zero_optimization": {"stage": 2, "offload_optimizer": {}}}')]),
+        ["zero_optimization.offload_optimizer"],
+    )
     yield "config with a wrong type", ["--config", put("type.json", '{"batch_size": "64"}')], ["batch_size"]
 
 
@@ -201,7 +207,9 @@ def test_a_rank_that_raises_ends_all(tmp_path):
 
 
 def test_divergence_is_said(tmp_path):
-    done = run_zerosim(2, "--optimizer", "sgd", "--lr", "1e30", "--precision", "fp32", *FAST, "--steps", 9, cwd=tmp_path)
+    done = run_zerosim(
+        2, "--optimizer", "sgd", "--lr", "1e30", "--precision", "fp32", *FAST, "--steps", 9, cwd=tmp_path
+    )
     assert done.returncode == 1
     assert "stage 0" in done.stderr
     assert "learning rate" in done.stderr
@@ -264,18 +272,36 @@ def test_the_ledger_is_true(tmp_path, precision):
 
 
 def test_config_file_and_flags_over_it(tmp_path):
-    (tmp_path / "ds.json").write_text(json.dumps({
-        "train_batch_size": 32, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0,
-        "zero_optimization": {"stage": 2, "reduce_bucket_size": 500}, "bf16": {"enabled": True},
-        "optimizer": {"type": "AdamW", "params": {"lr": 0.002, "betas": [0.9, 0.999], "weight_decay": 0.1}},
-        "hidden": [8], "epochs": 1,
-    }))
+    (tmp_path / "ds.json").write_text(
+        json.dumps(
+            {
+                "train_batch_size": 32,
+                "gradient_accumulation_steps": 2,
+                "gradient_clipping": 1.0,
+                "zero_optimization": {"stage": 2, "reduce_bucket_size": 500},
+                "bf16": {"enabled": True},
+                "optimizer": {"type": "AdamW", "params": {"lr": 0.002, "betas": [0.9, 0.999], "weight_decay": 0.1}},
+                "hidden": [8],
+                "epochs": 1,
+            }
+        )
+    )
     done = run_zerosim(2, "--config", "ds.json", "--batch-size", 16, "--steps", 3, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     expected = {
-        "batch_size": 16, "grad_accum": 2, "clip_norm": 1.0, "stages": [2], "bucket": 500, "precision": "bf16",
-        "optimizer": "adamw", "lr": 0.002, "weight_decay": 0.1, "hidden": [8], "steps": 3, "epochs": None,
+        "batch_size": 16,
+        "grad_accum": 2,
+        "clip_norm": 1.0,
+        "stages": [2],
+        "bucket": 500,
+        "precision": "bf16",
+        "optimizer": "adamw",
+        "lr": 0.002,
+        "weight_decay": 0.1,
+        "hidden": [8],
+        "steps": 3,
+        "epochs": None,
     }
     assert {name: report["config"][name] for name in expected} == expected
     assert [run["stage"] for run in report["runs"]] == [2]

@@ -62,7 +62,9 @@ def test_more_ranks_than_a_layer_has_elements(N):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize(("N", "k", "bucket"), [(1, 3, 0), (2, 2, 7), (3, 5, 0), (4, 4, 20), (7, 2, 9)])
 def test_accumulation_agrees_in_pairs(N, k, bucket, precision):
-    records = train_on(N, grad_accum=k, bucket=bucket, precision=precision, batch_size=28, optimizer="momentum", lr=0.01)
+    records = train_on(
+        N, grad_accum=k, bucket=bucket, precision=precision, batch_size=28, optimizer="momentum", lr=0.01
+    )
     a, b, c, d = hashes(records)
     assert (a, c) == (b, d)
     assert_books(records)
@@ -82,8 +84,16 @@ def test_N_ranks_do_the_mathematics_of_one(tmp_path, task, optimizer, precision,
         for accumulation in (1, 2):
             file = tmp_path / f"{N}-{accumulation}.safetensors"
             train_on(
-                N, small_data(task, rows=80), optimizer=optimizer, precision=precision, lr=0.05, steps=6, batch_size=17,
-                clip_norm=0.5, grad_accum=accumulation, save=str(file),
+                N,
+                small_data(task, rows=80),
+                optimizer=optimizer,
+                precision=precision,
+                lr=0.05,
+                steps=6,
+                batch_size=17,
+                clip_norm=0.5,
+                grad_accum=accumulation,
+                save=str(file),
             )
             weights.append(read(file))
     for other in weights[1:]:
@@ -146,7 +156,13 @@ def test_memory_is_really_freed():
 
 def test_initial_weights_depend_on_seed_and_layer_alone(tmp_path):
     files = []
-    for N, stage, bucket, hidden in ((1, 0, 0, (7, 6)), (4, 3, 0, (7, 6)), (3, 2, 5, (7, 6)), (8, 1, 11, (7, 6)), (2, 3, 0, (7, 5))):
+    for N, stage, bucket, hidden in (
+        (1, 0, 0, (7, 6)),
+        (4, 3, 0, (7, 6)),
+        (3, 2, 5, (7, 6)),
+        (8, 1, 11, (7, 6)),
+        (2, 3, 0, (7, 5)),
+    ):
         file = tmp_path / f"{len(files)}.safetensors"
         train_on(N, stages=(stage,), bucket=bucket, hidden=hidden, lr=0.0, steps=1, save=str(file))
         files.append(read(file))
@@ -160,7 +176,7 @@ def test_initial_weights_depend_on_seed_and_layer_alone(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_save_and_init_round_trip(tmp_path, precision):
-    """Weights that are saved, loaded and saved again without learning are the same file, and hash to the report's sum."""
+    """Weights saved, loaded and saved again without learning are the same file, and hash to the report's sum."""
     import hashlib
 
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"

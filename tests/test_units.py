@@ -26,7 +26,12 @@ def test_ledger_counts_now_and_peak():
         assert (ledger.now["parameters"], ledger.now["buffers"]) == (40, 96)
     assert ledger.now["buffers"] == 0
     assert ledger.peak == {
-        "parameters": 40, "gradients": 0, "optimizer_states": 0, "activations": 0, "buffers": 96, "total": 136,
+        "parameters": 40,
+        "gradients": 0,
+        "optimizer_states": 0,
+        "activations": 0,
+        "buffers": 96,
+        "total": 136,
     }
     ledger.reset_peak()
     assert ledger.peak["total"] == 40
@@ -151,7 +156,7 @@ def test_a_thread_that_raises_ends_all():
 
 
 def test_model_states_of_the_paper():
-    """Figure 1 (7.5 billion parameters, 64 ranks, Adam in mixed precision) and table 1's 1 TB over 1024 ranks, in GB."""
+    """Figure 1 (7.5 billion parameters, 64 ranks), section 1 (1 trillion, 1024 ranks), section 3.1 (GPT-2), in GB."""
     figure1 = [sum(formulas.model_states(stage, 7.5e9, 64)) / 1e9 for stage in range(4)]
     assert [round(gb, 1) for gb in figure1] == [120.0, 31.4, 16.6, 1.9]
     assert sum(formulas.model_states(3, 1e12, 1024)) / 1e9 == 15.625
@@ -178,7 +183,11 @@ def test_gradient_against_finite_difference(widths, task):
     x, margin = random.standard_normal((11, widths[0])), 1e-4
     x = np.array([row for row in x if clear_of_kinks(model, weights, row[None], margin)])
     assert len(x) >= 3
-    y = random.integers(0, widths[-1], len(x)) if task == "cross_entropy" else random.standard_normal((len(x), widths[-1]))
+    y = (
+        random.integers(0, widths[-1], len(x))
+        if task == "cross_entropy"
+        else random.standard_normal((len(x), widths[-1]))
+    )
 
     def loss_at(parameters):
         h = x
@@ -218,7 +227,9 @@ def clear_of_kinks(model, weights, x, margin):
     return True
 
 
-@pytest.mark.parametrize(("start", "stop", "width"), [(0, 1000, 7), (3, 5, 7), (3, 22, 7), (6, 2000, 1), (0, 7, 7), (2, 2, 7)])
+@pytest.mark.parametrize(
+    ("start", "stop", "width"), [(0, 1000, 7), (3, 5, 7), (3, 22, 7), (6, 2000, 1), (0, 7, 7), (2, 2, 7)]
+)
 def test_rectangles_tile_a_range(start, stop, width):
     matrix = np.zeros(3000 // width * width).reshape(-1, width)
     for first, rows, columns in rectangles(start, stop, width):
@@ -305,8 +316,14 @@ def test_imports_point_downward():
 
     root = Path(zerosim.__file__).parent
     allowed = {
-        "formulas": set(), "ledger": set(), "partition": set(), "errors": set(), "blas": set(), "precision": set(),
-        "optim": {"ledger"}, "mlp": {"ledger"},
+        "formulas": set(),
+        "ledger": set(),
+        "partition": set(),
+        "errors": set(),
+        "blas": set(),
+        "precision": set(),
+        "optim": {"ledger"},
+        "mlp": {"ledger"},
         "comm": {"collectives", "errors", "ledger", "transport"},
     }
     for path in root.rglob("*.py"):
@@ -333,5 +350,6 @@ def test_importing_zerosim_is_light():
     import subprocess
     import sys
 
-    code = "import sys, zerosim; print([m for m in ('matplotlib', 'mpi4py', 'rich', 'safetensors', 'ml_dtypes') if m in sys.modules])"
+    heavy = ("matplotlib", "mpi4py", "rich", "safetensors", "ml_dtypes")
+    code = f"import sys, zerosim; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

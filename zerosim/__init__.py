@@ -1,10 +1,10 @@
 """zerosim: how ZeRO really works, and what it costs. Four stages trained in NumPy over MPI ranks, every byte counted.
 
-    import zerosim
+import zerosim
 
-    config = zerosim.Config(epochs=3)
-    records = zerosim.run_threads(4, lambda comm: zerosim.train(config, comm))[0]
-    report = zerosim.build_report(records)
+config = zerosim.Config(epochs=3)
+records = zerosim.run_threads(4, lambda comm: zerosim.train(config, comm))[0]
+report = zerosim.build_report(records)
 """
 
 from zerosim.config import Config

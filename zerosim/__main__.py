@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import zerosim
 from zerosim.collectives import ALGORITHMS
@@ -19,7 +19,7 @@ from zerosim.optim import RULES
 from zerosim.report import build_report, format_report, make_folder, write_report
 from zerosim.train import Progress, Records, train
 from zerosim.transport import Transport
-from zerosim.transport.mpi import launched, world
+from zerosim.transport.mpi import launched_rank, world
 from zerosim.transport.threads import alone, run_threads
 
 COMMANDS = ("train",)
@@ -44,42 +44,82 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(command="train")
 
     run = p.add_argument_group("what to run")
-    run.add_argument("--stages", "--stage", metavar="0,1,2,3", help="stages of ZeRO, one after the other (default: all)")
+    run.add_argument(
+        "--stages", "--stage", metavar="0,1,2,3", help="stages of ZeRO, one after the other (default: all)"
+    )
     run.add_argument("--ranks", type=int, metavar="N", help="N in-process ranks instead of MPI's")
-    run.add_argument("--config", metavar="FILE.json", help="the same settings from a file; DeepSpeed's key names are understood")
+    run.add_argument(
+        "--config", metavar="FILE.json", help="the same settings from a file; DeepSpeed's key names are understood"
+    )
     run.add_argument("--collective", metavar="|".join(ALGORITHMS), help="who moves the bytes (default: ring)")
-    run.add_argument("--bucket", type=int, metavar="ELEMENTS", help="greatest bucket; 0: one per layer (default). A layer is cut at multiples of the ranks, so a bucket has an element for each at the least")
-    run.add_argument("--trace-memory", action="store_const", const=True, help="also let the interpreter count the memory of each step (slow)")
+    run.add_argument(
+        "--bucket",
+        type=int,
+        metavar="ELEMENTS",
+        help="greatest bucket, cut at multiples of the ranks; 0: one per layer (default)",
+    )
+    run.add_argument(
+        "--trace-memory",
+        action="store_const",
+        const=True,
+        help="also let the interpreter count the memory of each step (slow)",
+    )
 
     model = p.add_argument_group("model and data")
-    model.add_argument("--data", metavar="digits|FILE.npz|FILE.csv|DIR", help="built-in digits (default); .npz with x and y; CSV with a header and the target last; a folder of IDX files (MNIST's format)")
-    model.add_argument("--hidden", metavar="256,256", help="hidden widths; \"\" for a linear model (default: 256,256)")
-    model.add_argument("--test-fraction", type=float, metavar="F", help="rows held out for testing, drawn with the seed (default: 0.2, or the files' own test rows)")
+    model.add_argument(
+        "--data",
+        metavar="digits|FILE.npz|FILE.csv|DIR",
+        help="built-in digits (default); .npz with x and y; CSV with a header, target last; a folder of IDX files",
+    )
+    model.add_argument("--hidden", metavar="256,256", help='hidden widths; "" for a linear model (default: 256,256)')
+    model.add_argument(
+        "--test-fraction",
+        type=float,
+        metavar="F",
+        help="rows held out for testing, drawn with the seed (default: 0.2, or the files' own test rows)",
+    )
     model.add_argument("--seed", type=int, metavar="S", help="for weights, held-out rows and shuffling (default: 0)")
-    model.add_argument("--shuffle", action=argparse.BooleanOptionalAction, default=None, help="shuffle rows in each epoch (default: yes)")
+    model.add_argument(
+        "--shuffle",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="shuffle rows in each epoch (default: yes)",
+    )
     model.add_argument("--init", metavar="FILE", help="initial weights, safetensors")
     model.add_argument("--save", metavar="FILE", help="where to save the weights of the last stage run, safetensors")
 
     training = p.add_argument_group("training")
     training.add_argument("--optimizer", metavar="|".join(RULES), help="(default: adam)")
-    training.add_argument("--lr", type=float, metavar="LR", help="learning rate (default: 0.001; 0.02 for momentum, 0.1 for sgd)")
-    training.add_argument("--weight-decay", type=float, metavar="W", help="on every parameter (default: 0; 0.01 for adamw)")
-    training.add_argument("--precision", metavar="fp32|fp16|bf16", help="fp16 and bf16 keep fp32 master weights (default: fp16)")
+    training.add_argument(
+        "--lr", type=float, metavar="LR", help="learning rate (default: 0.001; 0.02 for momentum, 0.1 for sgd)"
+    )
+    training.add_argument(
+        "--weight-decay", type=float, metavar="W", help="on every parameter (default: 0; 0.01 for adamw)"
+    )
+    training.add_argument(
+        "--precision", metavar="fp32|fp16|bf16", help="fp16 and bf16 keep fp32 master weights (default: fp16)"
+    )
     training.add_argument("--batch-size", type=int, metavar="B", help="rows per step over all ranks (default: 64)")
-    training.add_argument("--grad-accum", type=int, metavar="G", help="micro-steps that share the rows of a step (default: 1)")
-    training.add_argument("--clip-norm", type=float, metavar="C", help="greatest norm of the whole gradient (default: no limit)")
+    training.add_argument(
+        "--grad-accum", type=int, metavar="G", help="micro-steps that share the rows of a step (default: 1)"
+    )
+    training.add_argument(
+        "--clip-norm", type=float, metavar="C", help="greatest norm of the whole gradient (default: no limit)"
+    )
     training.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 10)")
     training.add_argument("--steps", type=int, metavar="S", help="steps, instead of --epochs")
 
     output = p.add_argument_group("output")
     output.add_argument("--out", metavar="DIR", help="folder for report.json and the figures (default: zerosim-out)")
-    output.add_argument("--json", action="store_true", help="print the report on standard output, and nothing else there")
+    output.add_argument(
+        "--json", action="store_true", help="print the report on standard output, and nothing else there"
+    )
     return parser
 
 
 def parse(argv: list[str]) -> argparse.Namespace | str:
     """Return the arguments, or the text of --help or --version. Raises InputError for what is not understood."""
-    if not argv or argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version")):
         argv = ["train", *argv]
     parser = _parser()
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
@@ -96,7 +136,7 @@ def parse(argv: list[str]) -> argparse.Namespace | str:
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
-    subparsers = parser._subparsers._group_actions[0].choices["train"]   # type: ignore[union-attr, index]
+    subparsers = parser._subparsers._group_actions[0].choices["train"]  # type: ignore[union-attr, index]
     flags = [flag for action in subparsers._actions for flag in action.option_strings if flag.startswith("--")]
     close = difflib.get_close_matches(word.split("=")[0], flags, 1)
     kind = "flag" if word.startswith("-") else "argument"
@@ -105,7 +145,9 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
 
 def settings(arguments: argparse.Namespace, N: int) -> Config:
     """Return the settings of a run on N ranks: the file's, and over them the flags'. Raises InputError."""
-    given = {k: v for k, v in vars(arguments).items() if v is not None and k not in ("command", "config", "ranks", "json")}
+    given = {
+        k: v for k, v in vars(arguments).items() if v is not None and k not in ("command", "config", "ranks", "json")
+    }
     if arguments.precision == "fp64":
         raise InputError("precision: 'fp64' is not known; choose from fp32, fp16, bf16")
     values = read_config_file(arguments.config, N) if arguments.config is not None else {}
@@ -114,20 +156,20 @@ def settings(arguments: argparse.Namespace, N: int) -> Config:
     return Config(**{**values, **given})
 
 
-def place(arguments: argparse.Namespace | str) -> Transport | None:
-    """Return this process's place among MPI's ranks, or None if --ranks asks for ranks within this process."""
-    ranks = None if isinstance(arguments, str) else arguments.ranks
+def place(ranks: int | None, transport: Transport | None) -> Transport | None:
+    """Return this process's place among MPI's ranks, or None if --ranks asks for ranks within this process.
+
+    `transport` is the place that mpirun gave it, if mpirun started it.
+    """
     if ranks is None:
-        return world()
+        return transport or world()
     if ranks < 1:
         raise InputError(f"ranks: {ranks} must be 1 or more")
-    if launched():
-        transport = world()
-        if transport.size > 1 or ranks > 1:
-            raise InputError(
-                f"ranks: --ranks {ranks} asks for ranks in one process, but mpirun has started {transport.size}; "
-                "use one or the other"
-            )
+    if transport and (transport.size > 1 or ranks > 1):
+        raise InputError(
+            f"ranks: --ranks {ranks} asks for ranks in one process, but mpirun has started {transport.size}; "
+            "use one or the other"
+        )
     return None
 
 
@@ -195,38 +237,19 @@ def _train(config: Config, transport: Transport | None, N: int, progress: Progre
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    transport: Transport | None = None
-    failure: tuple[int, str] | None = None
+    first = launched_rank() in (None, 0)
     try:
-        arguments: Any = None
-        try:
-            arguments = parse(sys.argv[1:] if argv is None else argv)
-        except InputError:
-            with contextlib.suppress(InputError):
-                transport = world() if launched() else None
-            raise
-        if isinstance(arguments, str):
-            with contextlib.suppress(InputError):
-                transport = world() if launched() else None
-            if transport is None or transport.rank == 0:
-                print(arguments, end="")
-            return 0
-        try:
-            transport = place(arguments)
-        except InputError:
-            with contextlib.suppress(InputError):
-                transport = world() if launched() else None
-            raise
-        run_train(arguments, transport)
-    except InputError as error:
-        failure = 2, str(error)
-    except Diverged as error:
-        failure = 1, str(error)
-    if failure is None:
-        return 0
-    if transport is None or transport.rank == 0:
-        print(f"zerosim: {' '.join(failure[1].split())}", file=sys.stderr, flush=True)
-    return failure[0]
+        transport = world() if launched_rank() is not None else None
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        if not isinstance(arguments, str):
+            run_train(arguments, place(arguments.ranks, transport))
+        elif first:
+            print(arguments, end="")
+    except (InputError, Diverged) as error:
+        if first:
+            print(f"zerosim: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
 
 
 if __name__ == "__main__":

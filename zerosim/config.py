@@ -82,13 +82,15 @@ class Config:
         if self.test_fraction is not None:
             settle("test_fraction", _real("test_fraction", self.test_fraction))
             if self.test_fraction >= 1:
-                raise InputError(f"test_fraction: {self.test_fraction:g} leaves nothing to train on; it must be below 1")
+                raise InputError(
+                    f"test_fraction: {self.test_fraction:g} leaves nothing to train on; it must be below 1"
+                )
         for name in ("shuffle", "trace_memory"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: {getattr(self, name)!r} must be true or false")
         for name in ("data", "out", "init", "save"):
             value = getattr(self, name)
-            if not (isinstance(value, str) and value or value is None and name in ("init", "save")):
+            if not ((isinstance(value, str) and value) or (value is None and name in ("init", "save"))):
                 raise InputError(f"{name}: {value!r} must be the name of a file or folder")
 
     def asdict(self) -> dict[str, Any]:
@@ -162,7 +164,9 @@ def _fp16_section(what: str, section: dict[str, Any]) -> dict[str, Any]:
     _only(f"{what}: fp16", section, ("enabled", "loss_scale", "initial_scale_power"))
     for key, only in (("loss_scale", 0), ("initial_scale_power", 16)):
         if section.get(key, only) != only:
-            raise InputError(f"{what}: fp16.{key} can only be {only} here: the loss scale is dynamic and starts at 2**16")
+            raise InputError(
+                f"{what}: fp16.{key} can only be {only} here: the loss scale is dynamic and starts at 2**16"
+            )
     return _enabled(f"{what}: fp16", section, "fp16")
 
 

@@ -43,7 +43,7 @@ class Dataset:
 
 
 def load(name: str) -> Dataset:
-    """Load `digits`, a .npz or .csv file, or a folder of IDX files. Raises InputError with one line of what is wrong."""
+    """Load `digits`, a .npz or .csv file, or a folder of IDX files. Raises InputError, one line of what is wrong."""
     if name == "digits":
         digits = _npz(DIGITS)
         return make_dataset("digits", digits[0] / np.float32(16), digits[1])
@@ -52,7 +52,9 @@ def load(name: str) -> Dataset:
         if path.is_dir():
             return _idx_folder(name, path)
         if not path.exists():
-            raise InputError(f"data {name}: there is no such file or folder; give digits, a .npz, a .csv or a folder of IDX files")
+            raise InputError(
+                f"data {name}: there is no such file or folder; give digits, a .npz, a .csv or a folder of IDX files"
+            )
         readers = {".npz": _npz, ".csv": _csv}
         if path.suffix.lower() not in readers:
             raise InputError(f"data {name}: the name must end in .npz or .csv, or be a folder of IDX files")
@@ -179,19 +181,27 @@ def _csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
             if not header:
                 raise InputError(f"data {path}: line 1 must be a header with the names of the columns")
             if len(header) < 2:
-                raise InputError(f"data {path}: one column only; features first and the target last are needed, split by commas")
+                raise InputError(
+                    f"data {path}: one column only; features first and the target last are needed, split by commas"
+                )
             if _looks_like_data(header):
-                raise InputError(f"data {path}: line 1 is all numbers; it must be a header with the names of the columns")
+                raise InputError(
+                    f"data {path}: line 1 is all numbers; it must be a header with the names of the columns"
+                )
             for row in reader:
                 if not row:
                     continue
                 if len(row) != len(header):
-                    raise InputError(f"data {path}: line {reader.line_num} has {len(row)} columns, the header has {len(header)}")
+                    raise InputError(
+                        f"data {path}: line {reader.line_num} has {len(row)} columns, the header has {len(header)}"
+                    )
                 try:
                     features.append(np.array(row[:-1], np.float64))
                 except ValueError:
                     column, cell = next((c, v) for c, v in zip(header, row, strict=True) if _number(v) is None)
-                    raise InputError(f"data {path}: line {reader.line_num}, column {column!r}: {cell!r} is not a number") from None
+                    raise InputError(
+                        f"data {path}: line {reader.line_num}, column {column!r}: {cell!r} is not a number"
+                    ) from None
                 if not np.isfinite(features[-1]).all():
                     raise InputError(f"data {path}: line {reader.line_num} has a value that is not finite")
                 targets.append(row[-1].strip())
@@ -213,7 +223,7 @@ def _targets(path: Path, cells: list[str]) -> np.ndarray:
     if any(number is None for number in numbers):
         return np.array(cells)
     for line, number in enumerate(numbers, 1):
-        if not math.isfinite(number):   # type: ignore[arg-type]
+        if not math.isfinite(number):  # type: ignore[arg-type]
             raise InputError(f"data {path}: the target of row {line} below the header is not finite ({number})")
     return np.array(numbers, np.float64)
 
@@ -253,31 +263,33 @@ def _idx(path: Path) -> np.ndarray:
 
 
 def _idx_folder(name: str, path: Path) -> Dataset:
-    """Pair images with labels by the name before 'images' and 'labels'; 't10k' or 'test' pairs are set apart for testing."""
-    found: dict[str, dict[str, Path]] = {"images": {}, "labels": {}}
+    """Pair images with labels by what stands before these words; 't10k' and 'test' pairs are for testing."""
+    images: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
-        for kind, pairs in found.items():
-            before, here, _ = file.name.partition(kind)
-            if here and "idx" in file.name.partition(kind)[2]:
-                if before in pairs:
-                    raise InputError(f"data {name}: both {pairs[before].name} and {file.name}; keep one of them")
-                pairs[before] = file
-    images, labels = found["images"], found["labels"]
+        for kind, found in (("images", images), ("labels", labels)):
+            before, here, after = file.name.partition(kind)
+            if here and "idx" in after:
+                if before in found:
+                    raise InputError(f"data {name}: both {found[before].name} and {file.name}; keep one of them")
+                found[before] = file
     if not images:
-        raise InputError(f"data {name}: no IDX files in this folder (train-images-idx3-ubyte and train-labels-idx1-ubyte, say)")
-    if images.keys() != labels.keys():
-        alone = sorted(images.keys() ^ labels.keys())[0]
-        here = images.get(alone) or labels[alone]
-        raise InputError(f"data {name}: {here.name} has no partner; images and labels come in pairs")
+        raise InputError(f"data {name}: no IDX files in this folder, like train-images-idx3-ubyte and its labels")
+    for before in sorted(images.keys() ^ labels.keys()):
+        single = images.get(before) or labels[before]
+        raise InputError(f"data {name}: {single.name} has no partner; images and labels come in pairs")
     order = sorted(images, key=lambda before: (_for_testing(before), before))
     pairs = [(_idx(images[before]), _idx(labels[before])) for before in order]
     for before, (x, y) in zip(order, pairs, strict=True):
         if len(x) != len(y):
-            raise InputError(f"data {name}: {images[before].name} has {len(x)} rows, {labels[before].name} has {len(y)}")
-        if x.shape[1:] != pairs[0][0].shape[1:]:
-            raise InputError(f"data {name}: {images[before].name} has rows of shape {x.shape[1:]}, not {pairs[0][0].shape[1:]}")
-    x, y = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+            raise InputError(
+                f"data {name}: {images[before].name} has {len(x)} rows, {labels[before].name} has {len(y)}"
+            )
+        shape, first = x.shape[1:], pairs[0][0].shape[1:]
+        if shape != first:
+            raise InputError(f"data {name}: {images[before].name} has rows of shape {shape}, not {first}")
     testing = sum(len(x) for before, (x, _) in zip(order, pairs, strict=True) if _for_testing(before))
+    x, y = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
     return make_dataset(name, x, y, testing if testing < len(x) else 0)
 
 

@@ -9,6 +9,7 @@ arXiv:1910.02054v3, SC20.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 WIDTH = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 """w: bytes of a parameter and of a gradient, by precision. fp64 is a test mode of this program."""
@@ -55,12 +56,12 @@ def volume(stage: int, Psi: float, k: int = 1) -> dict[str, float]:
 
 def parameters(L: Sequence[int]) -> int:
     """Psi of an MLP: each layer has a weight per input and output and a bias per output."""
-    return sum((a + 1) * b for a, b in zip(L, L[1:], strict=False))
+    return sum((a + 1) * b for a, b in pairwise(L))
 
 
 def padded_parameters(L: Sequence[int], N: int) -> int:
     """Psi with each layer rounded up to a multiple of N, which is what cutting it in N equal slices takes."""
-    return sum(-(-(a + 1) * b // N) * N for a, b in zip(L, L[1:], strict=False))
+    return sum(-(-(a + 1) * b // N) * N for a, b in pairwise(L))
 
 
 def at_rest(stage: int, L: Sequence[int], N: int, precision: str, optimizer: str) -> dict[str, int]:
@@ -89,7 +90,7 @@ def messages(stage: int, L: Sequence[int], N: int, bucket: int = 0, k: int = 1) 
     A bucket of at most `bucket` elements (0: no limit) is cut at multiples of N and holds N elements at the least.
     """
     buckets = 0
-    for a, b in zip(L, L[1:], strict=False):
+    for a, b in pairwise(L):
         padded = -(-(a + 1) * b // N) * N
         buckets += -(-padded // max(N, bucket // N * N)) if bucket else 1
     return int(sum(volume(stage, 1, k).values())) * buckets * (N - 1)

@@ -19,8 +19,8 @@ from zerosim.weightfile import open_weights
 def weights(rank: Rank) -> Iterator[tuple[Bucket, np.ndarray]]:
     """Yield (bucket, its full-precision weights, padded with zeros) in order; the array is lent until the next one.
 
-    Weights are normal with variance 2 / inputs (He et al. 2015, arXiv:1502.01852, section 2.2) and biases 0, or they are
-    read from the file of the setting `init`.
+    Weights are normal with variance 2 / inputs (He et al. 2015, arXiv:1502.01852, section 2.2) and biases 0, or they
+    are read from the file of the setting `init`.
     """
     largest = max(bucket.size for bucket in rank.layout.buckets())
     with _source(rank) as fill, rank.ledger.borrow("buffers", largest, rank.precision.compute) as room:

@@ -64,7 +64,8 @@ class Ledger:
     @contextmanager
     def recording(self) -> Iterator[list[tuple[float, str, int]]]:
         """Collect what is booked inside the block: (time.perf_counter() in seconds, class, change in bytes)."""
-        self._events = events = []
+        events: list[tuple[float, str, int]] = []
+        self._events = events
         try:
             yield events
         finally:
@@ -81,5 +82,7 @@ class Ledger:
     def _check_released(self) -> None:
         for reference in self._released:
             if (array := reference()) is not None:
-                raise RuntimeError(f"{array.nbytes} bytes of {array.dtype} {array.shape} were released but are still referenced")
+                raise RuntimeError(
+                    f"{array.nbytes} bytes of {array.dtype} {array.shape} were released but are still referenced"
+                )
         self._released.clear()

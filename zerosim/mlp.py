@@ -11,6 +11,7 @@ and the result is encoded where it belongs, so that no array of a layer's size i
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class MLP:
         self.widths = widths
         self.dtype, self.compute, self.ledger = dtype, compute, ledger
         self.layers = range(len(widths) - 1)
-        self.sizes = [(a + 1) * b for a, b in zip(widths, widths[1:], strict=False)]
+        self.sizes = [(a + 1) * b for a, b in pairwise(widths)]
 
     def views(self, k: int, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return W (outputs, inputs) and b (outputs,) as views of layer k's parameters."""
@@ -62,7 +63,7 @@ class MLP:
     def parameter_gradient(
         self, x: np.ndarray, dy: np.ndarray, start: int, stop: int, out: np.ndarray, add: bool = False
     ) -> None:
-        """Write elements `start` to `stop` of a layer's gradient (dW = dy' x row by row, then db) to `out`, or add them.
+        """Write, or add, elements `start` to `stop` of a layer's gradient (dW = dy' x row by row, then db) to `out`.
 
         `x` and `dy` are the layer's input and the gradient of its output before relu; `out` may be longer, and what is
         beyond is set to 0.

@@ -126,7 +126,7 @@ class Optimizer:
 
 
 def sum_of_squares(gradients: np.ndarray, ledger: Ledger) -> float:
-    """Return the sum of squares in float64; inf or nan if any element is (float16's and float32's cannot overflow it)."""
+    """Return the sum of squares in float64; inf or nan if any element is, and else finite up to float32."""
     total = 0.0
     block = min(BLOCK, gradients.size)
     with ledger.borrow("buffers", block, np.float64) as scratch:

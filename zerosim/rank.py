@@ -1,4 +1,4 @@
-"""What one rank works with: its ledger, its door, the layout and the numerics. A stage adds the arrays and the steps."""
+"""What one rank works with: its ledger, its door, the layout, the numerics. A stage adds the arrays and the steps."""
 
 import math
 import time
@@ -68,7 +68,7 @@ class Rank:
             yield self.load(rows[micro :: self.config.grad_accum])
 
     def load(self, rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Copy rows of the data: the list of activations so far, which is x and the caller's to release, and targets y."""
+        """Copy rows of the data: the activations so far, [x], which the caller releases, and targets y."""
         x = self.ledger.take("activations", (rows.size, self.data.x.shape[1]), self.precision.dtype)
         np.take(self.data.x, rows, axis=0, out=x, mode="clip")
         return [x], self.data.y[rows]

@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import json
 import math
-import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 from types import ModuleType
 from typing import Any
@@ -179,7 +179,9 @@ def _run_stage(
         steps = config.steps or (config.epochs or 0) * per_epoch
         while len(run.loss) < steps:
             epoch = len(run.epochs) + 1
-            for batch in batches(rows[0], config.batch_size, epoch, config.seed, config.shuffle)[: steps - len(run.loss)]:
+            for batch in batches(rows[0], config.batch_size, epoch, config.seed, config.shuffle)[
+                : steps - len(run.loss)
+            ]:
                 loss = watch.step(stage, batch) / config.batch_size
                 _check_loss(rank, loss, number, len(run.loss) + 1)
                 run.loss.append(loss if math.isfinite(loss) else None)
@@ -190,10 +192,23 @@ def _run_stage(
     run.final_loss_scale = rank.loss_scale.value
     at_rest = dict(rank.ledger.now)
     run.weights_sha256 = _hash_and_save(rank)
-    everyone = _gather(outside, [at_rest, watch.peak, watch.traced_peak, watch.sent, watch.messages, rank.comm.sent[CONTROL],
-                                 rank.comm.sent.total(), rank.comm.received])
+    everyone = _gather(
+        outside,
+        [
+            at_rest,
+            watch.peak,
+            watch.traced_peak,
+            watch.sent,
+            watch.messages,
+            rank.comm.sent[CONTROL],
+            rank.comm.sent.total(),
+            rank.comm.received,
+        ],
+    )
     columns = [list(column) for column in zip(*everyone, strict=True)]
-    run.at_rest, run.peak, traced, run.sent_per_step, run.messages_per_step, run.control, run.sent, run.received = columns
+    run.at_rest, run.peak, traced, run.sent_per_step, run.messages_per_step, run.control, run.sent, run.received = (
+        columns
+    )
     run.traced_peak = traced if config.trace_memory else None
     run.seconds, run.timeline = _gather(outside, [watch.medians(), watch.timeline])[0]
     return run
@@ -252,7 +267,7 @@ class _Watch:
 def _durations(phases: list[tuple[float, float, str]]) -> dict[str, float]:
     """Split a step's time: inside the door, updating, and the rest, which is computing."""
     update = 0.0
-    for (start, inside, name), (end, inside_end, _) in zip(phases, phases[1:], strict=False):
+    for (start, inside, name), (end, inside_end, _) in pairwise(phases):
         if name == "update":
             update += (end - start) - (inside_end - inside)
     total = phases[-1][0] - phases[0][0]
@@ -295,7 +310,7 @@ def _check_loss(rank: Rank, loss: float, stage: int, step: int) -> None:
 def _epoch(
     epoch: int, losses: list[float | None], rank: Rank, stage: ModuleType, rows: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, Any]:
-    """The record of one epoch: the mean of its steps' losses, then both parts of the data with the weights it ended with."""
+    """The record of an epoch: the mean of its steps' losses, then both parts of the data with its last weights."""
     finite = [loss for loss in losses if loss is not None]
     train_loss, train_accuracy = evaluate(rank, stage, rows[0])
     test_loss, test_accuracy = evaluate(rank, stage, rows[1])
@@ -332,7 +347,7 @@ def evaluate(rank: Rank, stage: ModuleType, rows: np.ndarray) -> tuple[float | N
 
 
 def _hash_and_save(rank: Rank) -> str:
-    """Return SHA-256 of the full-precision weights in layer order, little-endian, and write them if that is asked for."""
+    """Return SHA-256 of the full-precision weights, in layer order, little-endian; save them if that is asked for."""
     digest = hashlib.sha256()
     with ExitStack() as stack:
         writer = None

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ from zerosim.errors import InputError
 def shapes(widths: list[int]) -> dict[str, list[int]]:
     """Return name and shape of each tensor of an MLP, in the order of its parameters."""
     result = {}
-    for k, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for k, (inputs, outputs) in enumerate(pairwise(widths)):
         result[f"layers.{k}.weight"] = [outputs, inputs]
         result[f"layers.{k}.bias"] = [outputs]
     return result
@@ -74,7 +75,7 @@ class WeightWriter:
         self._head = len(text).to_bytes(8, "little") + text
 
     def __enter__(self) -> "WeightWriter":
-        self._file = open(self._aside, "wb")  # noqa: SIM115: closed in __exit__
+        self._file = open(self._aside, "wb")
         self._file.write(self._head)
         return self
 

@@ -18,7 +18,14 @@ def loss(report: dict[str, Any]) -> "Figure":
         same = [str(r["stage"]) for r in report["runs"][:at] if r["weights_sha256"] == hashes[at]]
         name = f"stage {run['stage']}" + (f" (= {', '.join(same)}, to the bit)" if same else "")
         width = 1.0 + 2.2 * (len(hashes) - 1 - at)
-        axes.plot(steps, values, color=STAGES[run["stage"]], linewidth=width, label=name, marker="." if len(values) == 1 else "")
+        axes.plot(
+            steps,
+            values,
+            color=STAGES[run["stage"]],
+            linewidth=width,
+            label=name,
+            marker="." if len(values) == 1 else "",
+        )
     last = report["runs"][-1]
     ends, held_out, step = [], [], 0
     for epoch in last["epochs"]:
@@ -27,7 +34,9 @@ def loss(report: dict[str, Any]) -> "Figure":
             ends.append(step)
             held_out.append(epoch["test_loss"])
     if ends:
-        axes.plot(ends, held_out, "o", color="black", markerfacecolor="white", label=f"held-out rows, stage {last['stage']}")
+        axes.plot(
+            ends, held_out, "o", color="black", markerfacecolor="white", label=f"held-out rows, stage {last['stage']}"
+        )
     if all(value is None or value > 0 for run in report["runs"] for value in run["loss"]):
         axes.set_yscale("log")
     axes.set_xlabel("step")

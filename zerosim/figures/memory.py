@@ -33,8 +33,10 @@ def memory(report: dict[str, Any]) -> "Figure":
     axes.set_xticks(range(len(report["runs"])), [f"stage {run['stage']}" for run in report["runs"]])
     in_bytes(axes)
     axes.set_ylabel("bytes per rank")
-    axes.set_title(f"Memory at rest (wide) and at the peak of a step (narrow)\n{subject(report)}", loc="left", fontsize=11)
-    handles = [Patch(color=colour, label=label(cls)) for cls, colour in CLASSES.items()]
+    axes.set_title(
+        f"Memory at rest (wide) and at the peak of a step (narrow)\n{subject(report)}", loc="left", fontsize=11
+    )
+    handles: list[Any] = [Patch(color=colour, label=label(cls)) for cls, colour in CLASSES.items()]
     handles.append(Line2D([], [], color="black", linewidth=1.4, label="formula"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     return figure

@@ -22,7 +22,9 @@ def label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.5), **shared: Any) -> tuple[Figure, Any]:
+def new_figure(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.5), **shared: Any
+) -> tuple[Figure, Any]:
     """Return a figure for a slide, and its axes."""
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, **shared)

@@ -48,6 +48,12 @@ def _phases(axes: Any, phases: list[list[Any]], end: float) -> None:
             axes.axvline(start, color="black", linewidth=0.4, alpha=0.5)
         if stop - start > 0.022 * len(name) * end:
             axes.annotate(
-                name, ((start + stop) / 2, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                ha="center", fontsize=8, color="#444444",
+                name,
+                ((start + stop) / 2, 1),
+                (0, 2),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color="#444444",
             )

@@ -31,7 +31,12 @@ def traffic(report: dict[str, Any]) -> "Figure":
     for times in (2, 3):
         axes.axhline(times * Psi, color="black", linewidth=0.8, linestyle="--", zorder=0)
         axes.annotate(
-            f"{times} Ψ", (1, times * Psi), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
+            f"{times} Ψ",
+            (1, times * Psi),
+            (4, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
         )
     axes.set_xticks(range(len(report["runs"])), [f"stage {run['stage']}" for run in report["runs"]])
     in_bytes(axes)
@@ -39,7 +44,7 @@ def traffic(report: dict[str, Any]) -> "Figure":
     k = report["config"]["grad_accum"]
     title = "Traffic of a step" if k == 1 else f"Traffic of a step of {k} micro-steps"
     axes.set_title(f"{title}\n{subject(report)}", loc="left", fontsize=11)
-    handles = [Patch(color=colour, label=verb) for verb, colour in VERBS.items()]
+    handles: list[Any] = [Patch(color=colour, label=verb) for verb, colour in VERBS.items()]
     handles.append(Line2D([], [], color="black", linewidth=1.4, label="formula, (N - 1) / N"))
     handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle="--", label="paper, large N"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)

@@ -20,7 +20,7 @@ class Transport(Protocol):
 
 
 def connect(comm: Any = None) -> Transport:
-    """Return a transport for what a caller may hold: None (a world of one rank), a transport, or an mpi4py communicator."""
+    """Return a transport for None (a world of one rank), for an mpi4py communicator, or the one that is given."""
     if comm is None:
         from zerosim.transport.threads import alone
 

@@ -13,9 +13,9 @@ _LAUNCHED_SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 _LAUNCHED_RANK = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 
 
-def launched() -> bool:
-    """Whether this process was started by mpirun, mpiexec or srun, as far as its environment tells."""
-    return any(name in os.environ for name in _LAUNCHED_RANK)
+def launched_rank() -> int | None:
+    """Return the rank that mpirun, mpiexec or srun put in the environment; None: started by none of them."""
+    return next((int(os.environ[name]) for name in _LAUNCHED_RANK if os.environ.get(name, "").isdigit()), None)
 
 
 class MPITransport:
@@ -44,7 +44,9 @@ class MPITransport:
         if self.size == 1:
             return
         sys.stdout.flush()
-        print(f"zerosim: rank {self.rank} of {self.size} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        print(
+            f"zerosim: rank {self.rank} of {self.size} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True
+        )
         self._comm.Abort(1)
 
 
@@ -62,6 +64,7 @@ def world() -> MPITransport:
     started = max((int(os.environ[name]) for name in _LAUNCHED_SIZE if os.environ.get(name, "").isdigit()), default=1)
     if transport.size == 1 and started > 1:
         raise InputError(
-            f"mpirun started {started} processes, but MPI sees one: mpirun and mpi4py must belong to the same MPI library"
+            f"mpirun started {started} processes, but MPI sees one: "
+            "mpirun and mpi4py must belong to the same MPI library"
         )
     return transport

@@ -19,8 +19,8 @@ class ThreadWorld:
 
     def __init__(self, N: int) -> None:
         self.size = N
-        self.letters = [[SimpleQueue() for _ in range(N)] for _ in range(N)]
-        self.receipts = [[SimpleQueue() for _ in range(N)] for _ in range(N)]
+        self.letters: list[list[SimpleQueue[Any]]] = [[SimpleQueue() for _ in range(N)] for _ in range(N)]
+        self.receipts: list[list[SimpleQueue[Any]]] = [[SimpleQueue() for _ in range(N)] for _ in range(N)]
 
     def abort(self) -> None:
         """Wake every rank that waits; whoever takes from a mailbox from now on fails."""
@@ -48,7 +48,7 @@ class ThreadTransport:
         self.rank, self.size = rank, world.size
 
     def sendrecv(self, send: np.ndarray, to: int, recv: np.ndarray, source: int) -> int:
-        """See `zerosim.transport.Transport`. The receiver copies straight from the sender's array, then gives a receipt."""
+        """See `Transport`. The receiver copies straight from the sender's array, then gives a receipt."""
         world = self._world
         world.letters[to][self.rank].put(send)
         letter = world.take(world.letters[self.rank][source])
