@@ -12,7 +12,7 @@ from zerosim.comm import Comm
 from zerosim.ledger import Ledger
 from zerosim.mlp import MLP, rectangles
 from zerosim.partition import Layout
-from zerosim.precision import LossScale, precision
+from zerosim.precision import LossScale, decode, precision
 
 RANKS = (1, 2, 3, 4, 7, 8)
 
@@ -294,6 +294,16 @@ def test_sum_of_squares_sees_what_is_not_finite(bad):
     assert not math.isfinite(optim.sum_of_squares(gradient, Ledger()))
 
 
+def test_decoding_every_float16():
+    """All 65536 of them, and with the infinite ones left out, as a strided matrix too."""
+    every = np.arange(65536, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    for source in (every, finite, finite[::-3], finite[:60_000].reshape(200, 300)[:, 7:90], finite[:0]):
+        out = np.empty(source.shape, np.float32)
+        decode(source, out)
+        np.testing.assert_array_equal(out.view(np.int32), source.astype(np.float32).view(np.int32))
+
+
 def test_loss_scale():
     scale = LossScale(on=True)
     scale.update(overflowed=True)
@@ -322,8 +332,8 @@ def test_imports_point_downward():
         "errors": set(),
         "blas": set(),
         "precision": set(),
-        "optim": {"ledger"},
-        "mlp": {"ledger"},
+        "optim": {"ledger", "precision"},
+        "mlp": {"ledger", "precision"},
         "comm": {"collectives", "errors", "ledger", "transport"},
     }
     for path in root.rglob("*.py"):

@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from zerosim.ledger import Ledger
+from zerosim.precision import decode
 
 PANEL = 128
 """Rows or columns of a weight matrix handled at a time."""
@@ -147,7 +148,7 @@ class MLP:
             yield array
             return
         with self.ledger.borrow("buffers", array.shape, self.compute) as scratch:
-            scratch[:] = array
+            decode(array, scratch)
             yield scratch
 
     @contextmanager

@@ -13,6 +13,7 @@ from math import sqrt
 import numpy as np
 
 from zerosim.ledger import Ledger
+from zerosim.precision import decode
 
 BLOCK = 16384
 """Elements updated at a time, so that a block and its scratch stay in the processor's cache."""
@@ -119,7 +120,8 @@ class Optimizer:
             for start in range(0, weights.size, block):
                 at = slice(start, min(start + block, weights.size))
                 g, h = scratch[:, : at.stop - at.start]
-                np.multiply(gradients[at], factor, out=g, dtype=weights.dtype)
+                decode(gradients[at], g)
+                g *= factor
                 self._rule(weights[at], g, h, hyper, *(states[name][at] for name in self._moments))
                 if weights is not parameters:
                     parameters[at] = weights[at]
