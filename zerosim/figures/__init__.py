@@ -24,5 +24,6 @@ def write(report: dict[str, Any], folder: str | Path) -> list[str]:
         for name, draw in FIGURES.items():
             figure = draw(report)
             figure.savefig(Path(folder) / f"{name}.png", dpi=150)
+            figure.set_layout_engine("none")  # keep the layout that the PNG was given
             figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None})
     return list(FIGURES)
