@@ -53,9 +53,9 @@ class MLP:
         return y
 
     def _forward_panel(self, x: np.ndarray, W: np.ndarray, b: np.ndarray, y: np.ndarray, relu: bool) -> None:
-        with self._decoded(W) as W_, self._decoded(b) as b_, self._encoding(y) as y_:
+        with self._decoded(W) as W_, self._encoding(y) as y_:
             np.matmul(x, W_.T, out=y_)
-            y_ += b_
+            y_ += b
             if relu:
                 np.maximum(y_, 0, out=y_)
 
@@ -90,8 +90,8 @@ class MLP:
             np.matmul(dy_.T, x, out=dW_)
 
     def _bias_panel(self, dy: np.ndarray, db: np.ndarray, add: bool) -> None:
-        with self._decoded(dy) as dy_, self._encoding(db, add) as db_:
-            np.sum(dy_, axis=0, out=db_)
+        with self._encoding(db, add) as db_:
+            np.sum(dy, axis=0, dtype=self.compute, out=db_)
 
     def input_gradient(self, k: int, parameters: np.ndarray, dy: np.ndarray, x: np.ndarray) -> None:
         """Replace layer k's input `x`, which is the relu of the layer before, by its gradient dx = dy W where x > 0."""

@@ -9,7 +9,6 @@ import numpy as np
 from zerosim.comm import Comm
 from zerosim.config import Config
 from zerosim.data import Dataset, share
-from zerosim.errors import Diverged
 from zerosim.ledger import Ledger
 from zerosim.mlp import MLP
 from zerosim.optim import Optimizer, sum_of_squares
@@ -79,30 +78,27 @@ class Rank:
         loss = self.model.cross_entropy if self.data.classes is not None else self.model.squared_error
         return loss(outputs, y, scale)
 
-    def agree(self) -> float | None:
-        """Return the factor that undoes the loss scale and clips the gradient's norm; None: all ranks skip this step.
+    def agree(self, loss: float) -> tuple[float, float | None]:
+        """Return the loss summed over the ranks, and the factor that undoes the loss scale and clips the gradient.
 
-        If it is not skipped, it is the optimizer's next step.
-        Each rank squares its own slices, one all-reduce of a scalar makes the norm of the whole gradient, and if any
-        number on any rank has overflowed, the sum is not finite on all of them. Clipping is PyTorch's
-        clip_grad_norm_. Without loss scaling and clipping there is nothing to agree on, and nothing is sent.
+        The factor None says that all ranks skip this step; if not, it is the optimizer's next one.
+        One all-reduce of a few numbers does it. Where the norm is needed, each rank squares its own slices; their sum
+        is the square of the whole gradient's norm, and if any number on any rank has overflowed, it is not finite on
+        all of them. Clipping is PyTorch's clip_grad_norm_.
         """
         clip, scale = self.config.clip_norm, self.loss_scale.value
-        if clip is None and not self.loss_scale.on:
-            self.optimizer.t += 1
-            return 1.0
-        slices = (self.own(self.gradients, bucket) for bucket in self.layout.buckets())
-        (total,) = self.comm.sum(sum(sum_of_squares(gradient, self.ledger) for gradient in slices))
-        overflowed = not math.isfinite(total)
-        if overflowed and not self.loss_scale.on:
-            raise Diverged("the gradient is no longer finite")
+        squares = 0.0
+        if clip is not None or self.loss_scale.on:
+            slices = (self.own(self.gradients, bucket) for bucket in self.layout.buckets())
+            squares = sum(sum_of_squares(gradient, self.ledger) for gradient in slices)
+        loss, squares = self.comm.sum(loss, squares)
+        overflowed = self.loss_scale.on and not math.isfinite(squares)
         self.loss_scale.update(overflowed)
         if overflowed:
-            return None
+            return loss, None
         self.optimizer.t += 1
-        if clip is None:
-            return 1 / scale
-        return min(1.0, clip / (math.sqrt(total) / scale + 1e-6)) / scale
+        factor = 1.0 if clip is None else min(1.0, clip / (math.sqrt(squares) / scale + 1e-6))
+        return loss, factor / scale
 
     def update(self, parameters: slice, gradients: slice, states: slice, factor: float) -> None:
         """Let the optimizer update `parameters` with `factor` times `gradients`; the slices are equally long."""

@@ -251,7 +251,7 @@ class _Watch:
                 self.timeline = _timeline(held, events, rank.phases)
             self.updates += 1
         self._seconds.append(_durations(rank.phases))
-        return comm.sum(loss)[0]
+        return loss
 
     def _count(self, sent: Counter[str], messages: Counter[str]) -> None:
         del sent[CONTROL], messages[CONTROL]

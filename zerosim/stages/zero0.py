@@ -32,7 +32,7 @@ def backward(rank: Rank, k: int, x: np.ndarray, dy: np.ndarray, add: bool) -> No
 
 
 def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
-    """Train on this rank's rows of a global batch; return their summed loss, and whether the weights were updated."""
+    """Train on this rank's rows of a global batch; return its summed loss, and whether the weights were updated."""
     loss = 0.0
     for micro, (activations, y) in enumerate(rank.micro_batches(batch)):
         rank.phase("forward")
@@ -51,7 +51,7 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
         rank.comm.all_reduce(rank.gradients[bucket.full])
 
     rank.phase("update")
-    factor = rank.agree()
+    loss, factor = rank.agree(loss)
     if factor is None:
         return loss, False
     rank.update(slice(None), slice(None), slice(None), factor)

@@ -62,7 +62,7 @@ def reduce(rank: Rank, bucket: Bucket, x: np.ndarray, dy: np.ndarray, add: bool)
 
 
 def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
-    """Train on this rank's rows of a global batch; return their summed loss, and whether the weights were updated."""
+    """Train on this rank's rows of a global batch; return its summed loss, and whether the weights were updated."""
     loss = 0.0
     for micro, (activations, y) in enumerate(rank.micro_batches(batch)):
         rank.phase("forward")
@@ -79,7 +79,7 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
     rank.phase("reduce")  # done, bucket by bucket, in backward
 
     rank.phase("update")
-    factor = rank.agree()
+    loss, factor = rank.agree(loss)
     if factor is None:
         return loss, False
     rank.update(slice(None), slice(None), slice(None), factor)
