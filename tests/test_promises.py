@@ -123,6 +123,9 @@ def test_overflow_on_one_rank_skips_the_step_on_all():
     text = zerosim.format_report(zerosim.build_report(records))
     assert f"{records.runs[0].skipped_steps} at stage 0" in text
     assert train_on(4, data, precision="bf16", **settings).runs[0].skipped_steps == 0
+    early = train_on(4, data, precision="fp16", **{**settings, "steps": 2})
+    assert [run.skipped_steps for run in early.runs] == [2, 2, 2, 2]
+    assert_books(early)
 
 
 def test_memory_is_really_freed():

@@ -13,6 +13,7 @@ import zerosim
 from zerosim.collectives import ALGORITHMS
 from zerosim.comm import Comm
 from zerosim.config import Config, read_config_file
+from zerosim.data import size
 from zerosim.errors import Diverged, InputError
 from zerosim.ledger import Ledger
 from zerosim.optim import RULES
@@ -23,6 +24,9 @@ from zerosim.transport.mpi import launched_rank, world
 from zerosim.transport.threads import alone, run_threads
 
 COMMANDS = ("train",)
+
+SLOW_TO_READ = 20_000_000
+"""Bytes of data from which on the reading is announced."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -208,6 +212,8 @@ def run_train(arguments: argparse.Namespace, transport: Transport | None) -> Non
     door = Comm(transport or alone(), Ledger())
     config = door.agreed(settings, arguments, N)
     door.agreed(make_folder if first else str, config.out)
+    if first and size(config.data) > SLOW_TO_READ:
+        progress.say(f"reading {config.data}")
     records = _train(config, transport, N, progress)
     if not first:
         return
@@ -245,6 +251,9 @@ def main(argv: list[str] | None = None) -> int:
             run_train(arguments, place(arguments.ranks, transport))
         elif first:
             print(arguments, end="")
+    except KeyboardInterrupt:
+        print("\nzerosim: interrupted", file=sys.stderr, flush=True)
+        return 130
     except (InputError, Diverged) as error:
         if first:
             print(f"zerosim: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

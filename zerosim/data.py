@@ -63,6 +63,15 @@ def load(name: str) -> Dataset:
         raise InputError(f"data {name}: cannot be read ({error.strerror or error})") from None
 
 
+def size(name: str) -> int:
+    """Return the bytes of the file or of the folder's files; 0 if there are none."""
+    path = Path(name)
+    try:
+        return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    except (OSError, ValueError):
+        return 0
+
+
 def make_dataset(name: str, x: Any, y: Any, own_test: int = 0) -> Dataset:
     """Check arrays and return them as a `Dataset`.
 

@@ -52,7 +52,7 @@ class Run:
     traced_peak: list[int] | None = None
     """Per rank: the interpreter's own count of the same, in bytes, if memory was traced."""
     sent_per_step: list[dict[str, int]] = field(default_factory=list)
-    """Per rank: bytes sent by verb, in each step that was not skipped (they are all alike)."""
+    """Per rank: bytes sent by verb in each step (they are all alike)."""
     messages_per_step: list[int] = field(default_factory=list)
     control: list[int] = field(default_factory=list)
     """Per rank: bytes sent in the whole run for loss, norm, overflow flags, evaluation and the weights' hash."""
@@ -237,7 +237,7 @@ class _Watch:
         if self._traced:
             tracemalloc.reset_peak()
         with ExitStack() as stack:
-            record = self.updates < 2  # the first step that counts is slow, so the second one if there is one
+            record = len(self._seconds) < 2  # the first step is slow, so the second one if there is one
             events = stack.enter_context(ledger.recording()) if record else []
             loss, updated = stage.step(rank, batch)
         rank.phase("end")
@@ -245,17 +245,16 @@ class _Watch:
             self.traced_peak = max(self.traced_peak, tracemalloc.get_traced_memory()[1])
         if ledger.peak["total"] > self.peak["total"]:
             self.peak = dict(ledger.peak)
-        if updated:
-            self._count(comm.sent - sent, comm.messages - messages)
-            if record:
-                self.timeline = _timeline(held, events, rank.phases)
-            self.updates += 1
+        if record:
+            self.timeline = _timeline(held, events, rank.phases)
+        self._count(comm.sent - sent, comm.messages - messages)
+        self.updates += updated
         self._seconds.append(_durations(rank.phases))
         return loss
 
     def _count(self, sent: Counter[str], messages: Counter[str]) -> None:
         del sent[CONTROL], messages[CONTROL]
-        if self.updates and (dict(sent), messages.total()) != (self.sent, self.messages):
+        if self._seconds and (dict(sent), messages.total()) != (self.sent, self.messages):
             raise RuntimeError(f"one step sent {dict(sent)} bytes, another {self.sent}")
         self.sent, self.messages = dict(sent), messages.total()
 

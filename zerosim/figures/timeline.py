@@ -46,7 +46,7 @@ def _phases(axes: Any, phases: list[list[Any]], end: float) -> None:
     for (_, name), start, stop in zip(phases, begins, [*begins[1:], end], strict=True):
         if start > 0:
             axes.axvline(start, color="black", linewidth=0.4, alpha=0.5)
-        if stop - start > 0.022 * len(name) * end:
+        if stop - start > 0.0145 * len(name) * end:
             axes.annotate(
                 name,
                 ((start + stop) / 2, 1),

@@ -52,12 +52,11 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
 
     rank.phase("update")
     loss, factor = rank.agree(loss)
-    if factor is None:
-        return loss, False
-    for bucket in rank.layout.buckets():
-        rank.update(bucket.own, bucket.own, bucket.shard, factor)
+    if factor is not None:
+        for bucket in rank.layout.buckets():
+            rank.update(bucket.own, bucket.own, bucket.shard, factor)
 
-    rank.phase("gather")
+    rank.phase("gather")  # after a skipped step too: what is sent does not depend on the data
     for bucket in rank.layout.buckets():
         rank.comm.all_gather(rank.parameters[bucket.full])
-    return loss, True
+    return loss, factor is not None

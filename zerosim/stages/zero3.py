@@ -80,9 +80,8 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
 
     rank.phase("update")
     loss, factor = rank.agree(loss)
-    if factor is None:
-        return loss, False
-    rank.update(slice(None), slice(None), slice(None), factor)
+    if factor is not None:
+        rank.update(slice(None), slice(None), slice(None), factor)
 
     rank.phase("gather")  # not now: each layer when it is needed
-    return loss, True
+    return loss, factor is not None

@@ -44,6 +44,8 @@ class MPITransport:
         if self.size == 1:
             return
         sys.stdout.flush()
+        if isinstance(sys.exception(), KeyboardInterrupt):  # all ranks are told at once: no tracebacks
+            self._comm.Abort(130)
         print(
             f"zerosim: rank {self.rank} of {self.size} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True
         )
