@@ -68,6 +68,12 @@ def bad_inputs(folder):
     )
     yield "cut-off npz", ["--data", put("cut.npz", whole[: len(whole) // 2])], ["cut.npz"]
     yield "cut-off member", ["--data", put("member.npz", damaged(whole))], ["member.npz"]
+    np.save(folder / "single", x)
+    (folder / "single.npy").rename(folder / "single.npz")
+    yield "a single array", ["--data", folder / "single.npz"], ["single array"]
+    yield "an open quote", ["--data", put("quote.csv", 'a,t\n1,"0\n2,1\n')], ["line 3"]
+    yield "a class of many digits", ["--data", put("digits.csv", f"a,t\n1,{'9' * 30}\n2,1\n")], ["64 bits"]
+    yield "save is a folder", ["--save", folder], ["save", "folder"]
     yield "no npz at all", ["--data", put("text.npz", "hello")], ["text.npz"]
     yield "empty folder", ["--data", mkdir(folder / "void")], ["IDX"]
     yield "cut-off idx", ["--data", idx_folder(folder / "cutidx", cut=3)], ["needs"]

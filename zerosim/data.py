@@ -162,9 +162,10 @@ def _finite(what: str, array: np.ndarray) -> None:
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise InputError(f"data {path}: this is a single array, not an .npz with arrays x and y")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise InputError(f"data {path}: this is a single array, not an .npz with arrays x and y")
+        with file:
             for key in ("x", "y"):
                 if key not in file.files:
                     raise InputError(f"data {path}: no array {key!r} in it, only {', '.join(file.files) or 'nothing'}")
@@ -185,7 +186,7 @@ def _csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
     targets: list[str] = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)
             header = next(reader, None)
             if not header:
                 raise InputError(f"data {path}: line 1 must be a header with the names of the columns")
@@ -216,7 +217,9 @@ def _csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 targets.append(row[-1].strip())
                 if not targets[-1]:
                     raise InputError(f"data {path}: line {reader.line_num} has no target in its last column")
-    except (csv.Error, UnicodeDecodeError) as error:
+    except csv.Error as error:
+        raise InputError(f"data {path}: line {reader.line_num} is not CSV ({_one_line(error)})") from None
+    except UnicodeDecodeError as error:
         raise InputError(f"data {path}: not a CSV text in UTF-8 ({_one_line(error)})") from None
     if not features:
         raise InputError(f"data {path}: there are no rows below the header")
@@ -225,9 +228,11 @@ def _csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _targets(path: Path, cells: list[str]) -> np.ndarray:
     try:
-        return np.array([int(cell) for cell in cells])
+        return np.array([int(cell) for cell in cells], np.int64)
+    except OverflowError:
+        raise InputError(f"data {path}: a class number in the last column needs more than 64 bits") from None
     except ValueError:
-        pass
+        pass  # not all are whole numbers
     numbers = [_number(cell) for cell in cells]
     if any(number is None for number in numbers):
         return np.array(cells)

@@ -95,9 +95,9 @@ def check_writable(path: str) -> None:
     """Raise InputError if no file can be made at `path`."""
     target = Path(path)
     aside = target.with_name(f"{target.name}.{os.getpid()}.part")
+    if target.is_dir():
+        raise InputError(f"save {path}: this is a folder; give the name of a file")
     try:
-        if target.is_dir():
-            raise InputError(f"save {path}: this is a folder; give the name of a file")
         aside.touch()
         aside.unlink()
     except (OSError, ValueError) as error:
