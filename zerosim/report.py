@@ -151,7 +151,7 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
     ranks = "rank" if report["world_size"] == 1 else "ranks"
     layers = " x ".join(map(str, model["layers"]))
     text = StringIO()
-    console = Console(file=text, width=width, color_system=None, highlight=False)
+    console = Console(file=text, width=width, color_system=None, highlight=False, force_jupyter=False)
     console.print(
         f"{report['world_size']} {ranks} ({report['backend']}), layers {layers}: {model['parameters']:,} parameters "
         f"({model['padded_parameters'] - model['parameters']} more as padding), {config['optimizer']}, "
