@@ -180,27 +180,28 @@ def place(ranks: int | None, transport: Transport | None) -> Transport | None:
 class _ProgressLine:
     """A line that says how far the work is: rewritten in place on a terminal, else a new one every few seconds."""
 
-    def __init__(self, quiet_until: float = 0.0) -> None:
+    def __init__(self) -> None:
         self._live = sys.stderr.isatty()
-        self._said = time.monotonic() + quiet_until
         self._every = 0.1 if self._live else 3.0
+        self._said = 0.0
         self._began = False
 
     def __call__(self, stage: int, step: int, steps: int, loss: float) -> None:
         now = time.monotonic()
         if self._began and step < steps and now - self._said < self._every:
             return
-        self._said, self._began = now, True
+        self._said = now
         self.say(f"stage {stage}: step {step} of {steps}, loss {loss:.4f}")
 
     def say(self, text: str) -> None:
         """Show `text` as where things stand."""
+        self._began = True
         end = "" if self._live else "\n"
         print(f"\r{text:<70}" if self._live else text, end=end, file=sys.stderr, flush=True)
 
     def done(self) -> None:
         """Leave the line."""
-        if self._live:
+        if self._live and self._began:
             print(f"\r{'':<70}\r", end="", file=sys.stderr, flush=True)
 
 
@@ -214,17 +215,19 @@ def run_train(arguments: argparse.Namespace, transport: Transport | None) -> Non
     door.agreed(make_folder if first else str, config.out)
     if first and size(config.data) > SLOW_TO_READ:
         progress.say(f"reading {config.data}")
-    records = _train(config, transport, N, progress)
-    if not first:
-        return
-    report = build_report(records)
-    folder = make_folder(config.out)
-    path = write_report(report, folder)
-    progress.say("drawing the figures")
-    from zerosim import figures
+    try:
+        records = _train(config, transport, N, progress)
+        if not first:
+            return
+        report = build_report(records)
+        folder = make_folder(config.out)
+        path = write_report(report, folder)
+        progress.say("drawing the figures")
+        from zerosim import figures
 
-    names = figures.write(report, folder)
-    progress.done()
+        names = figures.write(report, folder)
+    finally:
+        progress.done()
     if arguments.json:
         print(json.dumps(report, allow_nan=False))
         return
