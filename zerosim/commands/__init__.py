@@ -1,0 +1,9 @@
+"""The commands of `python -m zerosim`, a module each: `add` describes its flags, `run` does it."""
+
+from types import ModuleType
+
+from zerosim.commands import train
+
+COMMANDS: dict[str, ModuleType] = {"train": train}
+
+__all__ = ["COMMANDS"]

@@ -1,0 +1,79 @@
+"""What the commands share: their parser, their place among the ranks, the line that shows progress."""
+
+import argparse
+import difflib
+import sys
+import time
+from typing import Any, NoReturn
+
+from zerosim.errors import InputError
+from zerosim.transport import Transport
+from zerosim.transport.mpi import world
+
+Commands = Any
+"""What argparse's add_subparsers returns: a command adds its parser to it, with `run` and `parser` as defaults."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are InputErrors: one line, from one rank."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError."""
+        raise InputError(message)
+
+
+def unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    """What to say of a word that `parser` has left over."""
+    flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+    close = difflib.get_close_matches(word.split("=")[0], flags, 1)
+    kind = "flag" if word.startswith("-") else "argument"
+    command = parser.prog.split("zerosim ")[-1]
+    return f"the {kind} {word} is not known" + (f"; is {close[0]} meant?" if close else f"; see {command} --help")
+
+
+def place(ranks: int | None, transport: Transport | None) -> Transport | None:
+    """Return this process's place among MPI's ranks, or None if --ranks asks for ranks within this process.
+
+    `transport` is the place that mpirun gave it, if mpirun started it.
+    """
+    if ranks is None:
+        return transport or world()
+    if ranks < 1:
+        raise InputError(f"ranks: {ranks} must be 1 or more")
+    if transport and (transport.size > 1 or ranks > 1):
+        raise InputError(
+            f"ranks: --ranks {ranks} asks for ranks in one process, but mpirun has started {transport.size}; "
+            "use one or the other"
+        )
+    return None
+
+
+class ProgressLine:
+    """A line that says how far the work is: rewritten in place on a terminal, else a new one every few seconds."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._every = 0.1 if self._live else 3.0
+        self._said = 0.0
+        self._began = False
+
+    def __call__(self, stage: int, step: int, steps: int, loss: float) -> None:
+        """Show how far a training is (`zerosim.train.Progress`)."""
+        self.tell(f"stage {stage}: step {step} of {steps}, loss {loss:.4f}", last=step == steps)
+
+    def tell(self, text: str, last: bool = False) -> None:
+        """Show `text`, unless something was shown a moment ago; the last text of a series is always shown."""
+        if last or not self._began or time.monotonic() - self._said >= self._every:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Show `text` as where things stand."""
+        self._began = True
+        self._said = time.monotonic()
+        end = "" if self._live else "\n"
+        print(f"\r{text:<70}" if self._live else text, end=end, file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        """Leave the line."""
+        if self._live and self._began:
+            print(f"\r{'':<70}\r", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,150 @@
+"""The command `train`: each stage in turn, then the report, the figures and the table."""
+
+import argparse
+import json
+
+from zerosim.collectives import ALGORITHMS
+from zerosim.comm import Comm
+from zerosim.commands.common import Commands, ProgressLine, place
+from zerosim.config import FIELDS, Config, read_config_file
+from zerosim.data import size
+from zerosim.errors import InputError
+from zerosim.ledger import Ledger
+from zerosim.optim import RULES
+from zerosim.report import build_report, format_report, make_folder, write_report
+from zerosim.train import Progress, Records, train
+from zerosim.transport import Transport
+from zerosim.transport.threads import alone, run_threads
+
+SLOW_TO_READ = 20_000_000
+"""Bytes of data from which on the reading is announced."""
+
+
+def add(commands: Commands) -> None:
+    """Describe the command and its flags."""
+    text = "train at each stage and report; without a COMMAND this is what is done"
+    p = commands.add_parser("train", help=text, description=text, allow_abbrev=False)
+    p.set_defaults(run=run, parser=p)
+
+    what = p.add_argument_group("what to run")
+    what.add_argument(
+        "--stages", "--stage", metavar="0,1,2,3", help="stages of ZeRO, one after the other (default: all)"
+    )
+    what.add_argument("--ranks", type=int, metavar="N", help="N in-process ranks instead of MPI's")
+    what.add_argument(
+        "--config", metavar="FILE.json", help="the same settings from a file; DeepSpeed's key names are understood"
+    )
+    what.add_argument("--collective", metavar="|".join(ALGORITHMS), help="who moves the bytes (default: ring)")
+    what.add_argument(
+        "--bucket",
+        type=int,
+        metavar="ELEMENTS",
+        help="greatest bucket, cut at multiples of the ranks; 0: one per layer (default)",
+    )
+    what.add_argument(
+        "--trace-memory",
+        action="store_const",
+        const=True,
+        help="also let the interpreter count the memory of each step (slow)",
+    )
+
+    model = p.add_argument_group("model and data")
+    model.add_argument(
+        "--data",
+        metavar="digits|FILE.npz|FILE.csv|DIR",
+        help="built-in digits (default); .npz with x and y; CSV with a header, target last; a folder of IDX files",
+    )
+    model.add_argument("--hidden", metavar="256,256", help='hidden widths; "" for a linear model (default: 256,256)')
+    model.add_argument(
+        "--test-fraction",
+        type=float,
+        metavar="F",
+        help="rows held out for testing, drawn with the seed (default: 0.2, or the files' own test rows)",
+    )
+    model.add_argument("--seed", type=int, metavar="S", help="for weights, held-out rows and shuffling (default: 0)")
+    model.add_argument(
+        "--shuffle",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="shuffle rows in each epoch (default: yes)",
+    )
+    model.add_argument("--init", metavar="FILE", help="initial weights, safetensors")
+    model.add_argument("--save", metavar="FILE", help="where to save the weights of the last stage run, safetensors")
+
+    training = p.add_argument_group("training")
+    training.add_argument("--optimizer", metavar="|".join(RULES), help="(default: adam)")
+    training.add_argument(
+        "--lr", type=float, metavar="LR", help="learning rate (default: 0.001; 0.02 for momentum, 0.1 for sgd)"
+    )
+    training.add_argument(
+        "--weight-decay", type=float, metavar="W", help="on every parameter (default: 0; 0.01 for adamw)"
+    )
+    training.add_argument(
+        "--precision", metavar="fp32|fp16|bf16", help="fp16 and bf16 keep fp32 master weights (default: fp16)"
+    )
+    training.add_argument("--batch-size", type=int, metavar="B", help="rows per step over all ranks (default: 64)")
+    training.add_argument(
+        "--grad-accum", type=int, metavar="G", help="micro-steps that share the rows of a step (default: 1)"
+    )
+    training.add_argument(
+        "--clip-norm", type=float, metavar="C", help="greatest norm of the whole gradient (default: no limit)"
+    )
+    training.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 10)")
+    training.add_argument("--steps", type=int, metavar="S", help="steps, instead of --epochs")
+
+    output = p.add_argument_group("output")
+    output.add_argument("--out", metavar="DIR", help="folder for report.json and the figures (default: zerosim-out)")
+    output.add_argument(
+        "--json", action="store_true", help="print the report on standard output, and nothing else there"
+    )
+
+
+def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
+    """Train on MPI's ranks or, with --ranks, on ranks within this process. `transport` is the place mpirun gave it."""
+    transport = place(arguments.ranks, transport)
+    progress = ProgressLine()
+    N = transport.size if transport else arguments.ranks
+    first = transport is None or transport.rank == 0
+    door = Comm(transport or alone(), Ledger())
+    config = door.agreed(settings, arguments, N)
+    door.agreed(make_folder if first else str, config.out)
+    if first and size(config.data) > SLOW_TO_READ:
+        progress.say(f"reading {config.data}")
+    try:
+        records = _train(config, transport, N, progress)
+        if not first:
+            return
+        report = build_report(records)
+        folder = make_folder(config.out)
+        path = write_report(report, folder)
+        progress.say("drawing the figures")
+        from zerosim import figures
+
+        names = figures.write(report, folder)
+    finally:
+        progress.done()
+    if arguments.json:
+        print(json.dumps(report, allow_nan=False))
+        return
+    print(format_report(report))
+    print(f"Report: {path}")
+    print(f"Figures: {', '.join(names)} (.png and .svg, beside it)")
+    if config.save:
+        print(f"Weights of stage {config.stages[-1]}: {config.save}")
+
+
+def _train(config: Config, transport: Transport | None, N: int, progress: Progress) -> Records:
+    if transport:
+        return train(config, transport, progress=progress)
+    return run_threads(N, lambda comm: train(config, comm, progress=progress))[0]
+
+
+def settings(arguments: argparse.Namespace, N: int) -> Config:
+    """Return the settings of a run on N ranks: the file's, and over them the flags'. Raises InputError."""
+    given = {k: v for k, v in vars(arguments).items() if v is not None and k in FIELDS}
+    if arguments.precision == "fp64":
+        raise InputError("precision: 'fp64' is not known; choose from fp32, fp16, bf16")
+    values = read_config_file(arguments.config, N) if arguments.config is not None else {}
+    if given.keys() & {"epochs", "steps"}:
+        values = {k: v for k, v in values.items() if k not in ("epochs", "steps")}
+    return Config(**{**values, **given})
