@@ -1,24 +1,50 @@
 """The one door: only here do bytes leave or reach a rank, and here they are counted.
 
-A verb runs an algorithm's exchanges over a transport. Vectors are cut into N equal slices; rank r owns slice r. Sums
-are made here, in the dtype that travels, for MPI knows no float16.
+A verb runs an algorithm's exchanges over a transport. Vectors are cut into N slices, as equal as can be; rank r owns
+slice r. Sums are made here, in the dtype that travels, for MPI knows no float16.
+
+What is to be summed goes in segments: all of an exchange's segments are sent off at once, and while one is added the
+next is on its way, through a scratch that stays in the processor's cache. So a slice of any size needs no more room.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from zerosim.collectives import ALGORITHMS, Exchange
+from zerosim.collectives import ALGORITHMS, NATIVE, VERBS, Algorithm, find
+from zerosim.collectives.moves import Move, move, span
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.transport import Transport
 
 CONTROL = "control"
 """The book for what is not the paper's traffic: the loss, the norm, evaluation, and what the report gathers."""
+
+RING, FEW = ALGORITHMS["ring"], ALGORITHMS["bruck"]
+"""What native collectives are booked as, and what gathers a few numbers."""
+
+Plan = tuple[int, list[Move]]
+"""The elements of room that a verb takes, and its moves."""
+
+SEGMENT = 1 << 20
+"""Bytes that are summed at a time; measured: larger ones leave the cache, smaller ones cost more messages."""
+
+
+def open_door(transport: Transport, ledger: Ledger, collective: str = "ring") -> "Comm":
+    """Return a rank's door. Raises InputError if there is no such collective, or if it is not for so many ranks."""
+    if collective == NATIVE:
+        return NativeComm(transport, ledger)
+    try:
+        door = Comm(transport, ledger, collective)
+        for verb in VERBS:
+            next(door.algorithm.exchanges(verb, transport.rank, transport.size), None)
+    except ValueError as error:
+        raise InputError(f"collective {collective}: {error}") from None
+    return door
 
 
 class Comm:
@@ -28,10 +54,14 @@ class Comm:
     transport says have arrived, and `seconds` the time spent inside.
     """
 
+    modelled = False
+    """Whether what is booked is a model's and not counted."""
+
     def __init__(self, transport: Transport, ledger: Ledger, collective: str = "ring") -> None:
         self.rank, self.size = transport.rank, transport.size
+        self.algorithm = find(collective)
         self._transport, self._ledger = transport, ledger
-        self._algorithm = ALGORITHMS[collective]
+        self._plans: dict[tuple[Any, ...], Plan] = {}
         self._book: str | None = None
         self.sent: Counter[str] = Counter()
         self.messages: Counter[str] = Counter()
@@ -41,19 +71,17 @@ class Comm:
     # the three verbs -------------------------------------------------------------------------------------------------
 
     def reduce_scatter(self, vector: np.ndarray) -> np.ndarray:
-        """Sum `vector` (N equal slices) over the ranks and return the own slice, a view; the others are spoilt."""
-        self._run("reduce_scatter", self._algorithm.reduce_scatter(self.rank, self.size), vector)
-        return vector.reshape(self.size, -1)[self.rank]
+        """Sum `vector` (N slices) over the ranks and return the own slice, a view; the others are spoilt."""
+        self._verb("reduce_scatter", vector)
+        return vector[span(self.rank, 1, self.size, vector.size)]
 
     def all_gather(self, vector: np.ndarray) -> None:
-        """Fill `vector` (N equal slices) with each rank's own slice of it."""
-        self._run("all_gather", self._algorithm.all_gather(self.rank, self.size), vector)
+        """Fill `vector` (N slices) with each rank's own slice of it."""
+        self._verb("all_gather", vector)
 
     def all_reduce(self, vector: np.ndarray) -> None:
-        """Sum `vector` (N equal slices) over the ranks: a reduce_scatter, then an all_gather."""
-        with self.booked_as("all_reduce"):
-            self.reduce_scatter(vector)
-            self.all_gather(vector)
+        """Sum `vector` over the ranks, with the same bits on all of them and the same as by reduce_scatter."""
+        self._verb("all_reduce", vector)
 
     # a few numbers ---------------------------------------------------------------------------------------------------
 
@@ -61,7 +89,7 @@ class Comm:
         """Return each number's sum over the ranks, in float64, added in the order of ranks: the same bits on all."""
         with self.booked_as(CONTROL), self._ledger.borrow("buffers", (self.size, len(numbers)), np.float64) as table:
             table[self.rank] = numbers
-            self.all_gather(table.reshape(-1))
+            self._gather(table.reshape(-1))
             return [float(total) for total in table.sum(axis=0)]
 
     def gather_bytes(self, payload: bytes) -> list[bytes]:
@@ -69,11 +97,15 @@ class Comm:
         with self.booked_as(CONTROL):
             lengths = np.zeros(self.size, np.int64)
             lengths[self.rank] = len(payload)
-            self.all_gather(lengths)
+            self._gather(lengths)
             table = np.zeros((self.size, max(1, lengths.max())), np.uint8)
             table[self.rank, : len(payload)] = np.frombuffer(payload, np.uint8)
-            self.all_gather(table.reshape(-1))
+            self._gather(table.reshape(-1))
             return [row[:length].tobytes() for row, length in zip(table, lengths, strict=True)]
+
+    def _gather(self, vector: np.ndarray) -> None:
+        """Gather a few numbers: what counts is how few messages follow one another, for any N."""
+        self._run(FEW, "all_gather", vector)
 
     def agreed(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return function(*args); but if it raises InputError on any rank, raise the first such error on every rank."""
@@ -99,24 +131,92 @@ class Comm:
         finally:
             self._book = outer
 
-    def _run(self, verb: str, exchanges: Iterable[Exchange], vector: np.ndarray) -> None:
+    # how an exchange is made -----------------------------------------------------------------------------------------
+
+    def _verb(self, verb: str, vector: np.ndarray) -> None:
+        self._run(self.algorithm, verb, vector)
+
+    def _run(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> None:
         started = time.perf_counter()
-        book = self._book or verb
-        slices = vector.reshape(self.size, -1)
-        for exchange in exchanges:
-            if exchange.reduce:
-                self._add_incoming(book, exchange, slices)
-            else:
-                self._sendrecv(book, exchange, slices[exchange.send], slices[exchange.recv])
+        plan = self._plans.get((algorithm.name, verb, vector.size, vector.itemsize))
+        room, moves = plan or self._plan(algorithm, verb, vector)
+        if room:
+            with self._ledger.borrow("buffers", room, vector.dtype) as scratch:
+                self._follow(moves, self._book or verb, vector, scratch)
+        else:
+            self._follow(moves, self._book or verb, vector, vector)
         self.seconds += time.perf_counter() - started
 
-    def _add_incoming(self, book: str, exchange: Exchange, slices: np.ndarray) -> None:
-        with self._ledger.borrow("buffers", slices.shape[1], slices.dtype) as incoming:
-            self._sendrecv(book, exchange, slices[exchange.send], incoming)
-            mine = slices[exchange.recv]
-            np.add(mine, incoming, out=mine)
+    def _plan(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> "Plan":
+        """Work out, once, what a verb moves of vectors like this one, and the elements of room that it takes."""
+        segment = max(1, SEGMENT // vector.itemsize)
+        moves = [move(e, self.size, vector.size, segment) for e in algorithm.exchanges(verb, self.rank, self.size)]
+        plan = max((step.room for step in moves), default=0), moves
+        self._plans[algorithm.name, verb, vector.size, vector.itemsize] = plan
+        return plan
 
-    def _sendrecv(self, book: str, exchange: Exchange, send: np.ndarray, recv: np.ndarray) -> None:
-        self.sent[book] += send.nbytes
-        self.messages[book] += 1
-        self.received += self._transport.sendrecv(send, exchange.to, recv, exchange.source)
+    def _follow(self, moves: list[Move], book: str, vector: np.ndarray, room: np.ndarray) -> None:
+        """Move by move: send all messages off, take in those that come, wait until all that was sent is taken."""
+        send, recv, wait = self._transport.send, self._transport.recv, self._transport.wait
+        octets = messages = arrived = 0
+        for step in moves:
+            outgoing = vector
+            if step.pack:
+                outgoing = room
+                _pack(vector, step.pack, room)
+            sent = []
+            for part in step.sends:
+                message = outgoing[part]
+                sent.append(send(message, step.to))
+                octets += message.nbytes
+                messages += 1
+            for part in step.recvs:
+                arrived += recv(vector[part], step.source)
+            for part, targets in step.arrivals:
+                arrived += recv(room[part], step.source)
+                if step.swaps:
+                    wait(sent.pop(0))
+                for where, come in targets:
+                    mine = vector[where]
+                    if step.reduce:
+                        np.add(mine, room[come], out=mine)
+                    else:
+                        mine[:] = room[come]
+            for sending in sent:
+                wait(sending)
+        self.sent[book] += octets
+        self.messages[book] += messages
+        self.received += arrived
+
+
+def _pack(vector: np.ndarray, pieces: tuple[slice, ...], room: np.ndarray) -> None:
+    at = 0
+    for piece in pieces:
+        length = piece.stop - piece.start
+        room[at : at + length] = vector[piece]
+        at += length
+
+
+class NativeComm(Comm):
+    """A door whose verbs are the MPI library's own collectives.
+
+    What the library sends cannot be seen from here. It is booked as if by the ring, which sends the least that is
+    possible, without messages, and marked as modelled. A few numbers still go by exchanges, and are counted.
+    """
+
+    modelled = True
+
+    def __init__(self, transport: Transport, ledger: Ledger) -> None:
+        super().__init__(transport, ledger)
+        self._native: Callable[[str, np.ndarray], None] | None = getattr(transport, "native", None)
+        if self._native is None:
+            raise InputError("collective native: in-process ranks have no MPI library; start them with mpirun")
+
+    def _verb(self, verb: str, vector: np.ndarray) -> None:
+        started = time.perf_counter()
+        assert self._native is not None
+        self._native(verb, vector)
+        elements = sum(part.stop - part.start for step in self._plan(RING, verb, vector)[1] for part in step.sends)
+        self.sent[self._book or verb] += elements * vector.itemsize
+        self.received += elements * vector.itemsize
+        self.seconds += time.perf_counter() - started

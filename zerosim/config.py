@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from zerosim.collectives import ALGORITHMS
+from zerosim.collectives import NATIVE, find
 from zerosim.errors import InputError
 from zerosim.optim import BETA1, BETA2, EPSILON, MOMENTUM, RULES
 from zerosim.precision import NAMES as PRECISIONS
@@ -51,7 +51,11 @@ class Config:
 
         _one_of("optimizer", self.optimizer, RULES)
         _one_of("precision", self.precision, PRECISIONS)
-        _one_of("collective", self.collective, ALGORITHMS)
+        if self.collective != NATIVE:
+            try:
+                find(self.collective)
+            except (ValueError, AttributeError) as error:
+                raise InputError(f"collective: {error}") from None
         settle("stages", _whole_numbers("stages", self.stages))
         settle("hidden", _whole_numbers("hidden", self.hidden))
         if not self.stages:

@@ -68,8 +68,8 @@ class Ledger:
 
     def _book(self, cls: str, nbytes: int) -> None:
         self.now[cls] += nbytes
-        self._total += nbytes
-        if self._total > self.peak["total"]:
+        self._total = total = self._total + nbytes
+        if nbytes > 0 and total > self.peak["total"]:
             self.reset_peak()
         if self._events is not None:
             self._events.append((time.perf_counter(), cls, nbytes))
@@ -86,15 +86,21 @@ class Ledger:
 class _Loan:
     """What `borrow` returns: a context manager as light as can be, for a step enters dozens."""
 
-    __slots__ = ("_array", "_ledger", "_terms")
+    __slots__ = ("_array", "_cls", "_ledger", "_terms")
 
-    def __init__(self, ledger: Ledger, *terms: Any) -> None:
-        self._ledger, self._terms = ledger, terms
+    def __init__(self, ledger: Ledger, cls: str, *terms: Any) -> None:
+        self._ledger, self._cls, self._terms = ledger, cls, terms
 
     def __enter__(self) -> np.ndarray:
-        self._array = self._ledger.take(*self._terms)
-        return self._array
+        ledger = self._ledger
+        if ledger._released:
+            ledger._check_released()
+        array = self._array = np.empty(*self._terms)
+        ledger._book(self._cls, array.nbytes)
+        return array
 
     def __exit__(self, *error: object) -> None:
-        self._ledger.release(self._array)
+        ledger, array = self._ledger, self._array
+        ledger._book(self._cls, -array.nbytes)
+        ledger._released.append(weakref.ref(array))
         del self._array

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from zerosim.comm import Comm
+from zerosim.comm import open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, share
 from zerosim.ledger import Ledger
@@ -32,7 +32,7 @@ class Rank:
         self.config, self.data = config, data
         self.precision = precision(config.precision)
         self.ledger = Ledger()
-        self.comm = Comm(transport, self.ledger, config.collective)
+        self.comm = open_door(transport, self.ledger, config.collective)
         widths = [data.x.shape[1], *config.hidden, data.outputs]
         self.model = MLP(widths, self.precision.dtype, self.precision.compute, self.ledger)
         self.layout = Layout(self.model.sizes, transport.size, transport.rank, config.bucket)

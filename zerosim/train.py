@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from zerosim.blas import one_thread
-from zerosim.comm import CONTROL, Comm
+from zerosim.collectives import prove
+from zerosim.comm import CONTROL, Comm, open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
 from zerosim.errors import Diverged, InputError
@@ -44,7 +45,7 @@ class Run:
     final_loss_scale: float = 1.0
     weights_sha256: str = ""
     largest_difference: float = 0.0
-    """Greatest |difference| of a weight from the first stage of this training; measured with accumulation only."""
+    """Greatest |difference| of a weight from the first stage's; measured where orders of sums differ."""
     at_rest: list[dict[str, int]] = field(default_factory=list)
     """Per rank: bytes by memory class, after the last step."""
     peak: list[dict[str, int]] = field(default_factory=list)
@@ -111,7 +112,7 @@ def _train(transport: Transport, config: Config, data: Dataset | None, progress:
         with np.errstate(over="ignore", invalid="ignore"):
             rank = Rank(transport, config, data)
             runs.append(_run_stage(stage, rank, outside, rows, progress if transport.rank == 0 else None))
-            if config.grad_accum > 1:
+            if config.grad_accum > 1 or rank.comm.modelled:
                 reference = reference or [own.copy() for own in rank.own_weights()]
                 pairs = zip(reference, rank.own_weights(), strict=True)
                 difference = max(float(np.max(np.abs(a - b))) for a, b in pairs)
@@ -144,6 +145,9 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> Data
             f"batch_size: {config.batch_size} rows are too few for {transport.size} ranks with {config.grad_accum} "
             f"micro-steps each; it must be {transport.size * config.grad_accum} or more"
         )
+    door = open_door(transport, Ledger(), config.collective)
+    if not door.algorithm.proven:
+        prove(door.algorithm, transport.size)
     numerics = precision(config.precision)
     data = convert(data or load(config.data), numerics.dtype, numerics.compute)
     train_rows = len(split(data, config.test_fraction, config.seed)[0])

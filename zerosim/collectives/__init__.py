@@ -1,11 +1,118 @@
-"""Collective algorithms, each a list of exchanges: arithmetic on `rank`, no data, no transport."""
+"""Collective algorithms, each a list of exchanges: arithmetic on `rank`, no data, no transport.
 
-from types import ModuleType
+    reduce_scatter   ring  halving   pairwise  bruck             hierarchical
+    all_gather       ring  doubling            bruck  neighbour  hierarchical
+    all_reduce       each reduce_scatter with an all_gather; doubling and binomial on the whole vector
 
-from zerosim.collectives import ring
-from zerosim.collectives.exchange import Exchange
+One list serves four times: `zerosim.comm` runs it, `check` proves it without data, `zerosim.figures` draws it,
+`zerosim.clock` times it on a modelled cluster.
+"""
 
-ALGORITHMS: dict[str, ModuleType] = {"ring": ring}
-"""By the name of the flag `--collective`: a module with the generators reduce_scatter and all_gather."""
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
-__all__ = ["ALGORITHMS", "Exchange"]
+from zerosim.collectives import binomial, bruck, doubling, halving, hierarchical, neighbour, pairwise, ring
+from zerosim.collectives.check import trace
+from zerosim.collectives.custom import load
+from zerosim.collectives.exchange import NOBODY, VERBS, Exchange, Generator, Slices, as_slices
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm by name, with the generators that it has of its own."""
+
+    name: str
+    own: dict[str, Generator]
+    """By verb."""
+    proven: bool = True
+    """Whether it is one of the project's, which the tests prove for every N; a reader's is proved before it is used."""
+
+    def exchanges(self, verb: str, rank: Any, N: int) -> Iterator[Exchange]:
+        """Yield the exchanges of a verb, for one rank or for an array of all.
+
+        What an algorithm does not have is made of what it has. all_reduce is its reduce_scatter, then its all_gather.
+        Without a reduce_scatter, its all_reduce serves, and of the sum each rank keeps its slice. So sums are added in
+        the same order by all_reduce and by reduce_scatter. What is still missing is the ring's. Raises ValueError,
+        with the reason, if it is not for N ranks.
+        """
+        if verb in self.own:
+            return self.own[verb](rank, N)
+        if verb == "all_gather":
+            return ring.all_gather(rank, N)
+        if verb == "reduce_scatter":
+            return self.own["all_reduce"](rank, N) if "all_reduce" in self.own else ring.reduce_scatter(rank, N)
+        return chain(self.exchanges("reduce_scatter", rank, N), self.exchanges("all_gather", rank, N))
+
+    def slices_sent(self, verb: str, rank: int, N: int) -> list[int]:
+        """Return how many slices a rank sends, in each exchange in which it sends any."""
+        return [
+            int(as_slices(exchange.send).count)
+            for exchange in self.exchanges(verb, rank, N)
+            if int(exchange.to) != NOBODY
+        ]
+
+
+def _of(name: str, module: Any) -> Algorithm:
+    return Algorithm(name, {verb: getattr(module, verb) for verb in VERBS if hasattr(module, verb)})
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    name: _of(name, module)
+    for name, module in (
+        ("ring", ring),
+        ("halving", halving),
+        ("pairwise", pairwise),
+        ("bruck", bruck),
+        ("doubling", doubling),
+        ("neighbour", neighbour),
+        ("binomial", binomial),
+    )
+}
+"""By the name of the flag `--collective`. "hierarchical" is made by `find`: it depends on the ranks per node."""
+
+NATIVE = "native"
+"""The name that stands for the MPI library's own collectives."""
+
+NAMES = (*ALGORITHMS, "hierarchical:M", NATIVE, "FILE.py:NAME")
+
+
+def find(name: str) -> Algorithm:
+    """Return the algorithm called `name`: a key of ALGORITHMS, "hierarchical:M" with M ranks per node, or
+    "FILE.py:NAME" or "FILE.py", a function, or all functions named as a verb, in a file of the reader's.
+
+    Raises ValueError if there is none.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    kind, _, argument = name.partition(":")
+    if kind == "hierarchical" and argument.isdecimal() and int(argument):
+        m = int(argument)
+        return Algorithm(name, {verb: hierarchical.OnNodes(getattr(hierarchical, verb), m) for verb in VERBS[:2]})
+    if kind == "hierarchical":
+        raise ValueError(f"{name!r}: how many ranks are on a node? Say hierarchical:4 for 4")
+    if kind.endswith(".py"):
+        return Algorithm(name, load(kind, argument), proven=False)
+    raise ValueError(f"{name!r} is not known; choose from {', '.join(NAMES)}")
+
+
+def prove(algorithm: Algorithm, N: int) -> None:
+    """Check an algorithm without data for N ranks. Raises ValueError, which says what is wrong where."""
+    for verb, generator in algorithm.own.items():
+        trace(generator, verb, N)
+
+
+__all__ = [
+    "ALGORITHMS",
+    "NAMES",
+    "NATIVE",
+    "NOBODY",
+    "VERBS",
+    "Algorithm",
+    "Exchange",
+    "Generator",
+    "Slices",
+    "find",
+    "prove",
+]

@@ -1,17 +1,71 @@
-"""One exchange: what a rank sends to whom, and what it takes from whom, in one step of a collective."""
+"""One exchange: what a rank sends to whom, and what it takes from whom, in one step of a collective.
 
-from typing import NamedTuple
+A vector is cut in N slices, numbered 0 to N - 1. Ranks and slices are whole numbers, or NumPy arrays of them with a
+number for each rank: an algorithm does arithmetic on `rank` only, so that the same lines serve one rank or all.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+VERBS = ("reduce_scatter", "all_gather", "all_reduce")
+
+NOBODY = -1
+"""As `to`: nothing is sent in this exchange. As `source`: nothing is received."""
+
+
+class Slices(NamedTuple):
+    """`count` slices: start, start + stride, start + 2 stride, …, all modulo N."""
+
+    start: Any
+    count: Any
+    stride: Any = 1
+
+    def numbers(self, N: int) -> list[int]:
+        """Return the slices' numbers, in the order in which they travel; for one rank."""
+        return [(int(self.start) + i * int(self.stride)) % N for i in range(int(self.count))]
 
 
 class Exchange(NamedTuple):
-    """Send slice `send` to rank `to` and receive slice `recv` from rank `source`, at the same time.
+    """Send slices `send` to rank `to` and receive slices `recv` from rank `source`, at the same time.
 
-    With `reduce` the slice received is added to the one that is here; otherwise it takes its place. Slices and ranks
-    are numbered 0 to N - 1.
+    With `reduce` the slices received are added to those that are here; otherwise they take their place. `send` and
+    `recv` are a slice's number, or `Slices`. What is sent is what was here before the exchange.
     """
 
-    to: int
-    send: int
-    source: int
-    recv: int
+    to: Any
+    send: Any
+    source: Any
+    recv: Any
     reduce: bool
+
+
+Generator = Callable[[Any, int], Iterator[Exchange]]
+"""An algorithm for one verb: called with (rank, N), it yields the exchanges of that rank, or of all ranks at once."""
+
+
+def as_slices(which: Any) -> Slices:
+    """Return `send` or `recv` of an exchange as Slices."""
+    return which if isinstance(which, Slices) else Slices(which, 1)
+
+
+def is_power_of_two(N: int) -> bool:
+    """Whether N is 1, 2, 4, 8, …"""
+    return N & (N - 1) == 0
+
+
+def power_of_two(N: int, what: str) -> None:
+    """Raise ValueError with the reason if N is not a power of two."""
+    if not is_power_of_two(N):
+        raise ValueError(f"{what} needs a power of two ranks, which {N} is not: partners differ in one bit of the rank")
+
+
+def distances(N: int) -> list[int]:
+    """Return 1, 2, 4, … below N."""
+    return [1 << k for k in range((N - 1).bit_length())]
+
+
+def where(condition: Any, this: Any, other: Any) -> Any:
+    """Return `this` where the condition holds and `other` elsewhere, for one rank or for all."""
+    return np.where(condition, this, other)

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from zerosim.collectives import ALGORITHMS
+from zerosim.collectives import NAMES
 from zerosim.comm import Comm
 from zerosim.commands.common import Commands, ProgressLine, place
 from zerosim.config import FIELDS, Config, read_config_file
@@ -34,7 +34,11 @@ def add(commands: Commands) -> None:
     what.add_argument(
         "--config", metavar="FILE.json", help="the same settings from a file; DeepSpeed's key names are understood"
     )
-    what.add_argument("--collective", metavar="|".join(ALGORITHMS), help="who moves the bytes (default: ring)")
+    what.add_argument(
+        "--collective",
+        metavar="NAME",
+        help=f"who moves the bytes: {', '.join(NAMES)} (default: ring); see 'collectives list'",
+    )
     what.add_argument(
         "--bucket",
         type=int,

@@ -12,8 +12,17 @@ class Transport(Protocol):
     size: int
     backend: str
 
-    def sendrecv(self, send: np.ndarray, to: int, recv: np.ndarray, source: int) -> int:
-        """Send one contiguous array and receive into another, at the same time; return the bytes that arrived."""
+    def send(self, array: np.ndarray, to: int) -> Any:
+        """Begin to send a contiguous array and return what `wait` takes; it must not change before it is out.
+
+        Arrays to the same rank arrive in the order in which they were sent.
+        """
+
+    def recv(self, array: np.ndarray, source: int) -> int:
+        """Receive into a contiguous array of the size that was sent; return the bytes that arrived."""
+
+    def wait(self, sending: Any) -> None:
+        """Wait until what `send` began has gone out."""
 
     def abort(self) -> None:
         """Called while an exception is handled: end all ranks, none of which may wait for this one."""
@@ -25,7 +34,7 @@ def connect(comm: Any = None) -> Transport:
         from zerosim.transport.threads import alone
 
         return alone()
-    if hasattr(comm, "sendrecv") and hasattr(comm, "backend"):
+    if hasattr(comm, "recv") and hasattr(comm, "backend"):
         return comm
     from zerosim.transport.mpi import MPITransport
 

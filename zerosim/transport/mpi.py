@@ -13,6 +13,21 @@ _LAUNCHED_SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 _LAUNCHED_RANK = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 
 
+give_way = getattr(os, "sched_yield", lambda: None)
+"""Called while waiting: where there are more ranks than cores, the one that is waited for may need this core."""
+
+
+def _octets(array: np.ndarray) -> np.ndarray:
+    """What MPI can take as bytes: a type that NumPy does not have, such as bfloat16, only in disguise."""
+    return array if array.dtype.isbuiltin == 1 else array.view(np.uint8)
+
+
+def _add(incoming: Any, mine: Any, dtype: np.dtype) -> None:
+    """Add for MPI what MPI cannot; the arguments are its buffers."""
+    mine = np.frombuffer(mine, dtype)
+    np.add(np.frombuffer(incoming, dtype), mine, out=mine)
+
+
 def launched_rank() -> int | None:
     """Return the rank that mpirun, mpiexec or srun put in the environment; None: started by none of them."""
     return next((int(os.environ[name]) for name in _LAUNCHED_RANK if os.environ.get(name, "").isdigit()), None)
@@ -29,15 +44,62 @@ class MPITransport:
         world = MPI.COMM_WORLD if comm is None else comm
         self._comm = world.Dup()
         self.rank, self.size = world.rank, world.size
-        self._status = MPI.Status()
-        self._byte = MPI.BYTE
+        self._MPI, self._byte, self._status = MPI, MPI.BYTE, MPI.Status()
+        self._types: dict[np.dtype, tuple[Any, Any]] = {}
 
-    def sendrecv(self, send: np.ndarray, to: int, recv: np.ndarray, source: int) -> int:
-        """See `zerosim.transport.Transport`. The bytes that arrived are MPI's own count."""
-        self._comm.Sendrecv(
-            [send.view(np.uint8), self._byte], to, 0, [recv.view(np.uint8), self._byte], source, 0, self._status
-        )
-        return self._status.Get_count(self._byte)
+    def send(self, array: np.ndarray, to: int) -> Any:
+        """See `zerosim.transport.Transport`."""
+        return self._comm.Isend([_octets(array), self._byte], to)
+
+    def recv(self, array: np.ndarray, source: int) -> int:
+        """See `Transport`. The bytes that arrived are MPI's own count."""
+        status = self._status
+        request = self._comm.Irecv([_octets(array), self._byte], source)
+        while not request.Test(status):
+            give_way()
+        return status.Get_count(self._byte)
+
+    def wait(self, sending: Any) -> None:
+        """See `Transport`."""
+        while not sending.Test():
+            give_way()
+
+    def native(self, verb: str, vector: np.ndarray) -> None:
+        """Do a verb on a vector of N slices by the MPI library's own collective.
+
+        MPI sums float32, float64 and whole numbers. It knows no 16-bit floats: those travel as they are, and the
+        library calls back here to add them.
+        """
+        MPI, comm = self._MPI, self._comm
+        N, n, data = self.size, vector.size, _octets(vector)
+        datatype, add = self._type_and_sum(vector.dtype)
+        counts = [n * (rank + 1) // N - n * rank // N for rank in range(N)]
+        if verb == "all_reduce":
+            comm.Allreduce(MPI.IN_PLACE, [data, n, datatype], add)
+        elif verb == "all_gather" and n % N == 0:
+            comm.Allgather(MPI.IN_PLACE, [data, n // N, datatype])
+        elif verb == "all_gather":
+            comm.Allgatherv(MPI.IN_PLACE, [data, counts, None, datatype])
+        else:
+            if n % N == 0:
+                comm.Reduce_scatter_block(MPI.IN_PLACE, [data, n // N, datatype], add)
+            else:
+                comm.Reduce_scatter(MPI.IN_PLACE, [data, n, datatype], counts, add)
+            if self.rank:  # MPI leaves the own slice in front
+                own = n * self.rank // N
+                vector[own : own + counts[self.rank]] = vector[: counts[self.rank]].copy()
+
+    def _type_and_sum(self, dtype: np.dtype) -> tuple[Any, Any]:
+        if dtype not in self._types:
+            self._types[dtype] = (
+                (dtype.char, self._MPI.SUM)
+                if dtype.isbuiltin == 1 and dtype != np.float16
+                else (
+                    self._byte.Create_contiguous(dtype.itemsize).Commit(),
+                    self._MPI.Op.Create(lambda a, b, _: _add(a, b, dtype), commute=True),
+                )
+            )
+        return self._types[dtype]
 
     def abort(self) -> None:
         """Print this rank's traceback and end every process of the world with status 1."""

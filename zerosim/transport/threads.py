@@ -47,17 +47,23 @@ class ThreadTransport:
         self._world = world
         self.rank, self.size = rank, world.size
 
-    def sendrecv(self, send: np.ndarray, to: int, recv: np.ndarray, source: int) -> int:
-        """See `Transport`. The receiver copies straight from the sender's array, then gives a receipt."""
-        world = self._world
-        world.letters[to][self.rank].put(send)
-        letter = world.take(world.letters[self.rank][source])
-        recv[...] = letter
+    def send(self, array: np.ndarray, to: int) -> int:
+        """See `Transport`. The receiver copies straight from this array, then gives a receipt."""
+        self._world.letters[to][self.rank].put(array)
+        return to
+
+    def recv(self, array: np.ndarray, source: int) -> int:
+        """See `Transport`."""
+        letter = self._world.take(self._world.letters[self.rank][source])
+        array[...] = letter
         arrived = letter.nbytes
         del letter  # the sender may let go of its array as soon as it has the receipt
-        world.receipts[source][self.rank].put(None)
-        world.take(world.receipts[self.rank][to])
+        self._world.receipts[source][self.rank].put(None)
         return arrived
+
+    def wait(self, sending: int) -> None:
+        """See `Transport`. What was sent to a rank first has its receipt first."""
+        self._world.take(self._world.receipts[self.rank][sending])
 
     def abort(self) -> None:
         """Wake the other ranks; `run_threads` raises this rank's exception in the caller."""
