@@ -1,13 +1,13 @@
 """Every knob of a training run, checked once; from Python, from the command line or from a JSON file."""
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from zerosim.collectives import NATIVE, find
 from zerosim.errors import InputError
+from zerosim.jsonfile import read_json
 from zerosim.optim import BETA1, BETA2, EPSILON, MOMENTUM, RULES
 from zerosim.precision import NAMES as PRECISIONS
 
@@ -112,15 +112,7 @@ def read_config_file(path: str, N: int) -> dict[str, Any]:
     key that is not understood: a setting that is ignored would be a lie. N ranks tell DeepSpeed's micro-batch size.
     """
     what = f"config {path}"
-    try:
-        with open(path, encoding="utf-8") as file:
-            raw = json.load(file)
-    except OSError as error:
-        raise InputError(f"{what}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"{what}: not JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{what}: it must hold one JSON object")
+    raw = read_json(path, what)
     settings: dict[str, Any] = {}
 
     def put(name: str, value: Any, key: str) -> None:

@@ -1,6 +1,5 @@
 """Where measurement and formula meet: the report as JSON (docs: README), and the table on the terminal."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import zerosim
 from zerosim import formulas
 from zerosim.collectives import NATIVE, VERBS, find
 from zerosim.errors import InputError
+from zerosim.jsonfile import write_json
 from zerosim.train import Records, Run
 
 SCHEMA = "zerosim.report/1"
@@ -105,12 +105,8 @@ def _messages(run: Run, records: Records, rank: int) -> int | None:
 
 
 def write_report(report: dict[str, Any], folder: str | Path) -> Path:
-    """Write report.json into an existing folder and return its path; it appears whole or not at all."""
-    path = Path(folder) / "report.json"
-    aside = path.with_name(f"report.json.{os.getpid()}.part")
-    aside.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
-    return path
+    """Write report.json into an existing folder and return its path."""
+    return write_json(report, Path(folder) / "report.json")
 
 
 def make_folder(name: str) -> Path:
@@ -140,6 +136,15 @@ def si(nbytes: float) -> str:
     return f"{nbytes:.{decimals}f} {unit}"
 
 
+def binary(nbytes: float) -> str:
+    """Bytes in powers of 1024: 4096 is "4 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024 or unit == "GiB":
+            break
+        nbytes /= 1024
+    return f"{nbytes:.4g} {unit}"
+
+
 def total_at_rest(run: dict[str, Any]) -> tuple[int, int, bool]:
     """Return bytes at rest of the fullest rank, the formula's, and whether all classes of all ranks equal it."""
     measured, formula = run["memory"]["at_rest"]["measured"], run["memory"]["at_rest"]["formula"]
@@ -155,10 +160,7 @@ def total_sent(run: dict[str, Any]) -> tuple[int, int, bool]:
 
 def format_report(report: dict[str, Any], width: int = 80) -> str:
     """Return the table and the lines below it as text, at most `width` columns wide."""
-    from io import StringIO
-
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     config, model, data = report["config"], report["model"], report["data"]
@@ -182,17 +184,26 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
         )
     ranks = "rank" if report["world_size"] == 1 else "ranks"
     layers = " x ".join(map(str, model["layers"]))
-    text = StringIO()
-    console = Console(file=text, width=width, color_system=None, highlight=False, force_jupyter=False)
-    console.print(
+    heading = (
         f"{report['world_size']} {ranks} ({report['backend']}), layers {layers}: {model['parameters']:,} parameters "
         f"({model['padded_parameters'] - model['parameters']} more as padding), {config['optimizer']}, "
         f"{config['precision']}; {data['train_rows']} rows of {data['name']}, {config['batch_size']} per step, "
         f"{report['runs'][0]['steps']} steps. Bytes are per rank."
     )
-    console.print(table, end="")
-    for line in _verdicts(report):
-        console.print(line)
+    return console_text(heading, table, *_verdicts(report), width=width)
+
+
+def console_text(*parts: Any, width: int = 80) -> str:
+    """Return tables and lines of text as plain text, at most `width` columns wide."""
+    from io import StringIO
+
+    from rich.console import Console
+    from rich.table import Table
+
+    text = StringIO()
+    console = Console(file=text, width=width, color_system=None, highlight=False, force_jupyter=False)
+    for part in parts:
+        console.print(part, end="" if isinstance(part, Table) else "\n", markup=False, emoji=False)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 

@@ -1,0 +1,29 @@
+"""JSON in files: read with one line of complaint, written whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from zerosim.errors import InputError
+
+
+def read_json(path: str, what: str) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises InputError, which begins with `what`, if there is none."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{what}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(f"{what}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{what}: it must hold one JSON object")
+    return value
+
+
+def write_json(value: Any, path: Path) -> Path:
+    """Write JSON to a file in an existing folder and return its path; it appears whole or not at all."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    return path
