@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from zerosim.collectives import ALGORITHMS, NATIVE, VERBS, Algorithm, find
+from zerosim.collectives import ALGORITHMS, NATIVE, VERBS, Algorithm, NotForN, find, prove
 from zerosim.collectives.moves import Move, move, span
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
@@ -35,13 +35,21 @@ SEGMENT = 1 << 20
 
 
 def open_door(transport: Transport, ledger: Ledger, collective: str = "ring") -> "Comm":
-    """Return a rank's door. Raises InputError if there is no such collective, or if it is not for so many ranks."""
+    """Return a rank's door; a reader's own algorithm is proved first.
+
+    Raises InputError if there is no such collective, if it is not for so many ranks, or if it is wrong.
+    """
     if collective == NATIVE:
         return NativeComm(transport, ledger)
     try:
         door = Comm(transport, ledger, collective)
+        if not door.algorithm.proven:
+            prove(door.algorithm, transport.size)
         for verb in VERBS:
-            next(door.algorithm.exchanges(verb, transport.rank, transport.size), None)
+            try:
+                next(door.algorithm.exchanges(verb, transport.rank, transport.size), None)
+            except NotForN as error:
+                raise ValueError(f"{verb}: {error}") from None
     except ValueError as error:
         raise InputError(f"collective {collective}: {error}") from None
     return door
@@ -107,6 +115,14 @@ class Comm:
         """Gather a few numbers: what counts is how few messages follow one another, for any N."""
         self._run(FEW, "all_gather", vector)
 
+    def swap(self, partner: int, mine: np.ndarray, theirs: np.ndarray) -> None:
+        """Exchange one array with one rank, which does the same; to measure what a message takes."""
+        sending = self._transport.send(mine, partner)
+        self.received += self._transport.recv(theirs, partner)
+        self._transport.wait(sending)
+        self.sent[CONTROL] += mine.nbytes
+        self.messages[CONTROL] += 1
+
     def agreed(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return function(*args); but if it raises InputError on any rank, raise the first such error on every rank."""
         result, message = None, ""
@@ -138,8 +154,7 @@ class Comm:
 
     def _run(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> None:
         started = time.perf_counter()
-        plan = self._plans.get((algorithm.name, verb, vector.size, vector.itemsize))
-        room, moves = plan or self._plan(algorithm, verb, vector)
+        room, moves = self._plan(algorithm, verb, vector)
         if room:
             with self._ledger.borrow("buffers", room, vector.dtype) as scratch:
                 self._follow(moves, self._book or verb, vector, scratch)
@@ -147,12 +162,14 @@ class Comm:
             self._follow(moves, self._book or verb, vector, vector)
         self.seconds += time.perf_counter() - started
 
-    def _plan(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> "Plan":
-        """Work out, once, what a verb moves of vectors like this one, and the elements of room that it takes."""
-        segment = max(1, SEGMENT // vector.itemsize)
-        moves = [move(e, self.size, vector.size, segment) for e in algorithm.exchanges(verb, self.rank, self.size)]
-        plan = max((step.room for step in moves), default=0), moves
-        self._plans[algorithm.name, verb, vector.size, vector.itemsize] = plan
+    def _plan(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> Plan:
+        """Return the elements of room that a verb takes for vectors like this one, and its moves; worked out once."""
+        key = algorithm.name, verb, vector.size, vector.itemsize
+        plan = self._plans.get(key)
+        if plan is None:
+            segment = max(1, SEGMENT // vector.itemsize)
+            moves = [move(e, self.size, vector.size, segment) for e in algorithm.exchanges(verb, self.rank, self.size)]
+            plan = self._plans[key] = max((step.room for step in moves), default=0), moves
         return plan
 
     def _follow(self, moves: list[Move], book: str, vector: np.ndarray, room: np.ndarray) -> None:
@@ -208,14 +225,16 @@ class NativeComm(Comm):
 
     def __init__(self, transport: Transport, ledger: Ledger) -> None:
         super().__init__(transport, ledger)
-        self._native: Callable[[str, np.ndarray], None] | None = getattr(transport, "native", None)
+        self._native: Callable[[str, np.ndarray, np.ndarray], None] | None = getattr(transport, "native", None)
         if self._native is None:
             raise InputError("collective native: in-process ranks have no MPI library; start them with mpirun")
 
     def _verb(self, verb: str, vector: np.ndarray) -> None:
         started = time.perf_counter()
         assert self._native is not None
-        self._native(verb, vector)
+        own = span(self.rank, 1, self.size, vector.size)
+        with self._ledger.borrow("buffers", (own.stop - own.start) * (verb == "reduce_scatter"), vector.dtype) as room:
+            self._native(verb, vector, room)
         elements = sum(part.stop - part.start for step in self._plan(RING, verb, vector)[1] for part in step.sends)
         self.sent[self._book or verb] += elements * vector.itemsize
         self.received += elements * vector.itemsize

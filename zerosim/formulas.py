@@ -172,13 +172,13 @@ COSTS: dict[tuple[str, str], tuple[str, str, str]] = {
     ("all_gather", "ring"): ("N - 1", _SHARE, "0"),
     ("all_gather", "doubling"): ("lg(N)", _SHARE, "0"),
     ("all_gather", "bruck"): ("ceil_lg(N)", _SHARE, "0"),
-    ("all_gather", "neighbour"): ("N / 2", _SHARE, "0"),
+    ("all_gather", "neighbour"): ("N // 2", _SHARE, "0"),
     ("all_gather", "hierarchical"): ("m + N / m - 2", _SHARE, "0"),
     ("all_reduce", "ring"): ("2 * (N - 1)", "2 * (N - 1) / N", _SHARE),
     ("all_reduce", "halving"): ("2 * lg(N)", "2 * (N - 1) / N", _SHARE),
     ("all_reduce", "pairwise"): ("2 * (N - 1)", "2 * (N - 1) / N", _SHARE),
     ("all_reduce", "bruck"): ("2 * ceil_lg(N)", "2 * (N - 1) / N", _SHARE),
-    ("all_reduce", "neighbour"): ("N - 1 + N / 2", "2 * (N - 1) / N", _SHARE),
+    ("all_reduce", "neighbour"): ("N - 1 + N // 2", "2 * (N - 1) / N", _SHARE),
     ("all_reduce", "hierarchical"): ("2 * (m + N / m - 2)", "2 * (N - 1) / N", _SHARE),
     ("all_reduce", "doubling"): ("floor_lg(N) + 2 * f", "floor_lg(N) + 2 * f", "floor_lg(N) + f"),
     ("all_reduce", "binomial"): ("2 * ceil_lg(N)", "2 * ceil_lg(N)", "ceil_lg(N)"),
@@ -196,6 +196,7 @@ Chen et al., HPC-Asia 2005; two levels: Cho et al., BlueConnect, MLSys 2019.
 
 RESTRICTIONS = {
     ("reduce_scatter", "halving"): "N = 2^k",
+    ("all_gather", "halving"): "N = 2^k",
     ("all_gather", "doubling"): "N = 2^k",
     ("all_reduce", "halving"): "N = 2^k",
     ("all_gather", "neighbour"): "N even",

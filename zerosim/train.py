@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from zerosim.blas import one_thread
-from zerosim.collectives import prove
 from zerosim.comm import CONTROL, Comm, open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
@@ -145,9 +144,7 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> Data
             f"batch_size: {config.batch_size} rows are too few for {transport.size} ranks with {config.grad_accum} "
             f"micro-steps each; it must be {transport.size * config.grad_accum} or more"
         )
-    door = open_door(transport, Ledger(), config.collective)
-    if not door.algorithm.proven:
-        prove(door.algorithm, transport.size)
+    open_door(transport, Ledger(), config.collective)
     numerics = precision(config.precision)
     data = convert(data or load(config.data), numerics.dtype, numerics.compute)
     train_rows = len(split(data, config.test_fraction, config.seed)[0])

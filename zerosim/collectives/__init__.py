@@ -10,13 +10,14 @@ One list serves four times: `zerosim.comm` runs it, `check` proves it without da
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from zerosim.collectives import binomial, bruck, doubling, halving, hierarchical, neighbour, pairwise, ring
 from zerosim.collectives.check import trace
 from zerosim.collectives.custom import load
-from zerosim.collectives.exchange import NOBODY, VERBS, Exchange, Generator, Slices, as_slices
+from zerosim.collectives.exchange import NOBODY, VERBS, Exchange, Generator, NotForN, Slices, as_slices
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,20 @@ class Algorithm:
         if verb == "reduce_scatter":
             return self.own["all_reduce"](rank, N) if "all_reduce" in self.own else ring.reduce_scatter(rank, N)
         return chain(self.exchanges("reduce_scatter", rank, N), self.exchanges("all_gather", rank, N))
+
+    def generator(self, verb: str) -> Generator:
+        """Return the exchanges of a verb as a function of (rank, N). Raises KeyError for what is no verb."""
+        return partial(self.exchanges, {verb: verb for verb in VERBS}[verb])
+
+    def whose(self, verb: str) -> str:
+        """Say whose exchanges a verb's are, where they are not all the algorithm's own."""
+        if verb in self.own or verb == "all_reduce":
+            return ""
+        return (
+            " (its all_reduce)"
+            if verb == "reduce_scatter" and "all_reduce" in self.own
+            else " (it has none: the ring's)"
+        )
 
     def slices_sent(self, verb: str, rank: int, N: int) -> list[int]:
         """Return how many slices a rank sends, in each exchange in which it sends any."""
@@ -78,11 +93,12 @@ NATIVE = "native"
 NAMES = (*ALGORITHMS, "hierarchical:M", NATIVE, "FILE.py:NAME")
 
 
-def find(name: str) -> Algorithm:
+def find(name: str, verb: str | None = None) -> Algorithm:
     """Return the algorithm called `name`: a key of ALGORITHMS, "hierarchical:M" with M ranks per node, or
     "FILE.py:NAME" or "FILE.py", a function, or all functions named as a verb, in a file of the reader's.
 
-    Raises ValueError if there is none.
+    `verb` says what a reader's function is meant for, where neither its name nor what it does tells. Raises ValueError
+    if there is no such algorithm.
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
@@ -93,14 +109,28 @@ def find(name: str) -> Algorithm:
     if kind == "hierarchical":
         raise ValueError(f"{name!r}: how many ranks are on a node? Say hierarchical:4 for 4")
     if kind.endswith(".py"):
-        return Algorithm(name, load(kind, argument), proven=False)
+        return Algorithm(name, load(kind, argument, verb), proven=False)
     raise ValueError(f"{name!r} is not known; choose from {', '.join(NAMES)}")
 
 
+PROVEN = 64
+"""Most ranks for which a reader's algorithm is proved before it is used; for more, it is proved for fewer."""
+
+
 def prove(algorithm: Algorithm, N: int) -> None:
-    """Check an algorithm without data for N ranks. Raises ValueError, which says what is wrong where."""
+    """Check an algorithm without data for N ranks. Raises ValueError, which says what is wrong where.
+
+    For more than PROVEN ranks the proof would take long: it is done for the greatest number up to that for which the
+    algorithm is.
+    """
     for verb, generator in algorithm.own.items():
-        trace(generator, verb, N)
+        for n in [N] if N <= PROVEN else range(PROVEN, 0, -1):
+            try:
+                trace(generator, verb, n)
+                break
+            except NotForN:
+                if n == N:
+                    raise
 
 
 __all__ = [
@@ -112,6 +142,7 @@ __all__ = [
     "Algorithm",
     "Exchange",
     "Generator",
+    "NotForN",
     "Slices",
     "find",
     "prove",

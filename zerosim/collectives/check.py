@@ -7,13 +7,16 @@ first exchange that breaks a rule is named, with the rank and the slice.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from operator import index
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zerosim.collectives.exchange import NOBODY, Exchange, Generator, Slices, as_slices
+from zerosim.collectives.exchange import NOBODY, Exchange, Generator, NotForN, Slices, as_slices
+
+_PACKAGE = str(Path(__file__).parent)
 
 Held = list[list[int]]
 """held[rank][slice]: the contributors to what the rank holds of the slice, as the bits of a whole number."""
@@ -22,12 +25,15 @@ Held = list[list[int]]
 class Wrong(ValueError):
     """An algorithm breaks a rule: at which exchange (from 0), on which rank, which slice."""
 
+    so_far: "Trace"
+    """The run until then, the wrong exchange included; set by `trace`."""
+
 
 @dataclass(frozen=True)
 class Trace:
     """A whole run of an algorithm without data: `held[s]` before exchange s, `rounds[s][rank]` the exchange itself.
 
-    `held` has one more entry than `rounds`: what is held at the end.
+    `held` has one more entry than `rounds`, what is held at the end; but for a run that stopped at a wrong exchange.
     """
 
     verb: str
@@ -39,31 +45,42 @@ class Trace:
 def trace(generator: Generator, verb: str, N: int) -> Trace:
     """Run an algorithm for `verb` on N ranks without data. Raises Wrong if it breaks a rule or ends short.
 
-    Raises ValueError, with the algorithm's own reason, if it is not for N ranks.
+    Raises NotForN, with the algorithm's own reason, if it is not for N ranks.
     """
-    rounds = _rounds(generator, N)
-    held = [_at_first(verb, N)]
-    for s, exchanges in enumerate(rounds):
-        for rank, exchange in enumerate(exchanges):
-            _check_pair(s, rank, exchange, exchanges, N)
-        held.append(_after(s, exchanges, held[-1], N))
-    _check_end(verb, N, held[-1], rounds)
-    return Trace(verb, N, rounds, held)
+    so_far = Trace(verb, N, [], [_at_first(verb, N)])
+    try:
+        rounds = _rounds(generator, N)
+        for s, exchanges in enumerate(rounds):
+            so_far.rounds.append(exchanges)
+            for rank, exchange in enumerate(exchanges):
+                _check_pair(s, rank, exchange, exchanges, N)
+            so_far.held.append(_after(s, exchanges, so_far.held[-1], N))
+        _check_end(verb, N, so_far.held[-1], rounds)
+    except Wrong as error:
+        error.so_far = so_far
+        raise
+    return so_far
 
 
 def all_ranks(generator: Generator, N: int) -> Iterator[Exchange]:
     """Yield the exchanges of all N ranks at once, each field an array with a number per rank or one number for all.
 
-    An algorithm that takes one rank only (it has an `if` on the rank, say) is asked rank by rank.
+    An algorithm that takes one rank only (it has an `if` on the rank, say) is asked rank by rank. Raises NotForN,
+    with the algorithm's own reason, if it is not for N ranks.
     """
+    done = 0
     try:
-        first = list(generator(np.arange(N), N)) if N < 64 else None
-    except (TypeError, ValueError):
-        refused_by_one = [list(generator(rank, N)) for rank in range(N)]
-        for exchanges in zip(*refused_by_one, strict=True):
-            yield _stack(exchanges)
+        for exchange in generator(np.arange(N), N):
+            yield exchange
+            done += 1
         return
-    yield from generator(np.arange(N), N) if first is None else first
+    except NotForN:
+        raise
+    except (TypeError, ValueError, IndexError):
+        pass
+    by_rank = zip(*(generator(rank, N) for rank in range(N)), strict=True)
+    for exchanges in islice(by_rank, done, None):
+        yield _stack(exchanges)
 
 
 def _stack(exchanges: tuple[Exchange, ...]) -> Exchange:
@@ -72,7 +89,7 @@ def _stack(exchanges: tuple[Exchange, ...]) -> Exchange:
         Slices(*(np.array([int(part) for part in parts]) for parts in zip(*sets, strict=True))) for sets in (send, recv)
     ]
     to, source = (np.array([int(getattr(e, field)) for e in exchanges]) for field in ("to", "source"))
-    return Exchange(to, columns[0], source, columns[1], exchanges[0].reduce)
+    return Exchange(to, columns[0], source, columns[1], np.array([bool(e.reduce) for e in exchanges]))
 
 
 def verb_of(generator: Generator) -> str:
@@ -104,7 +121,10 @@ def _rounds(generator: Generator, N: int) -> list[list[Exchange]]:
     for s, exchanges in enumerate(zip_longest(*columns)):
         if None in exchanges:
             short = exchanges.index(None)
-            raise Wrong(f"rank {short} has only {s} exchanges, others have more: all ranks must have equally many")
+            raise Wrong(
+                f"rank {short} has {counted(s, 'exchange')}, others have more: all ranks must have equally many, and "
+                "one that has nothing to do yields Exchange()"
+            )
         rounds.append(list(exchanges))
     return rounds
 
@@ -114,24 +134,29 @@ def _column(generator: Generator, rank: int, N: int) -> list[Exchange]:
     try:
         for s, exchange in enumerate(generator(rank, N)):
             if s > 64 * N:
-                raise Wrong(f"rank {rank}: more than {64 * N} exchanges; does the loop end?")
+                raise Wrong(f"rank {rank}: more than {64 * N} exchanges; does the loop end")
             exchanges.append(_plain(s, rank, exchange, N))
-    except ValueError:
+    except (NotForN, Wrong):
         raise
-    except Exception as error:
-        code = getattr(generator, "__code__", None)
-        place = _line(error, code.co_filename) if code else ""
-        raise Wrong(f"rank {rank} of {N}: {type(error).__name__}: {error}{place}") from None
+    except (Exception, SystemExit) as error:
+        raise Wrong(f"rank {rank} of {N}: {describe(error)}") from None
     return exchanges
 
 
-def _line(error: BaseException, path: str) -> str:
-    line, step = 0, error.__traceback__
+def describe(error: BaseException) -> str:
+    """Return what went wrong in a reader's file, and where: "ZeroDivisionError: division by zero (mine.py, line 7)"."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    if isinstance(error, TypeError) and "positional argument" in text:
+        text += "; it must be a function of (rank, N)"
+    if isinstance(error, TypeError) and "not iterable" in text:
+        text += "; it returns no exchanges: is there a yield"
+    path, line = getattr(error, "filename", None), getattr(error, "lineno", None)
+    step = error.__traceback__
     while step is not None:
-        if step.tb_frame.f_code.co_filename == path:
-            line = step.tb_lineno
+        if not step.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+            path, line = step.tb_frame.f_code.co_filename, step.tb_lineno
         step = step.tb_next
-    return f" (in line {line} of {path})" if line else ""
+    return f"{text} ({path}, line {line})" if path and line else text
 
 
 def _plain(s: int, rank: int, exchange: Any, N: int) -> Exchange:
@@ -143,7 +168,7 @@ def _plain(s: int, rank: int, exchange: Any, N: int) -> Exchange:
     for what in ("to", "source"):
         partner = _whole(at, what, getattr(exchange, what))
         if not NOBODY <= partner < N or partner == rank:
-            raise Wrong(f"{at}: {what} is {partner}; it must be another of the ranks 0 to {N - 1}, or NOBODY")
+            raise Wrong(f"{at}: {what} is {partner}; it must be another of the {N} ranks, from 0 on, or NOBODY")
         partners.append(partner)
     sets = []
     for what, partner in zip(("send", "recv"), partners, strict=True):
@@ -201,12 +226,10 @@ def _after(s: int, exchanges: list[Exchange], before: Held, N: int) -> Held:
             if e.reduce and not here:
                 raise Wrong(f"{at} to be added, but there is nothing of it here yet")
             if e.reduce and here & comes:
-                raise Wrong(
-                    f"{at} with the contribution of {_ranks(here & comes)}, which is already in it: it counts twice"
-                )
+                raise Wrong(f"{at} with {_ranks(here & comes)}'s contribution, which is already in it: it counts twice")
             if not e.reduce and here & ~comes:
                 raise Wrong(
-                    f"{at} and takes the place of what is here, so the contribution of {_ranks(here & ~comes)} is lost"
+                    f"{at} and takes the place of what is here, so {_ranks(here & ~comes)}'s contribution is lost"
                 )
             after[rank][number] = here | comes if e.reduce else comes
     return after
@@ -231,10 +254,16 @@ def _check_end(verb: str, N: int, held: Held, rounds: list[list[Exchange]]) -> N
             ]
             since = f"last came in exchange {last[-1]}" if last else "never came"
             what = f"lacks the contribution of {_ranks(everyone & ~have)}" if have else "is not there"
+            promised = "slice r on rank r" if verb == "reduce_scatter" else "every slice on every rank"
             raise Wrong(
-                f"at the end ({len(rounds)} exchanges) slice {number} on rank {rank} {what}; that slice {since}, and "
-                f"{verb} promises {'slice r on rank r' if verb == 'reduce_scatter' else 'every slice on every rank'}"
+                f"at the end ({counted(len(rounds), 'exchange')}) slice {number} on rank {rank} {what}; that slice "
+                f"{since}, and {verb} promises {promised}"
             )
+
+
+def counted(number: int, what: str) -> str:
+    """1 rank, 2 ranks."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def contributors(mask: int) -> list[int]:

@@ -15,7 +15,7 @@ import types
 from functools import lru_cache
 from pathlib import Path
 
-from zerosim.collectives.check import verb_of
+from zerosim.collectives.check import describe, verb_of
 from zerosim.collectives.exchange import VERBS, Generator
 
 
@@ -52,8 +52,8 @@ def _run(path: str) -> types.ModuleType:
     module.__file__ = path
     try:
         exec(compile(source, path, "exec"), module.__dict__)
-    except Exception as error:
-        raise ValueError(f"{where_it_failed(error, path)}: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path} cannot be run: {describe(error)}") from None
     return module
 
 
@@ -63,14 +63,3 @@ def _functions(path: str) -> list[str]:
         for node in ast.parse(Path(path).read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
     ]
-
-
-def where_it_failed(error: BaseException, path: str) -> str:
-    """Return "FILE, line 7": the innermost line of the file that an exception came from."""
-    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == path:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"{path}, line {line}" if line else path

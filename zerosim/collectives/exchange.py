@@ -31,14 +31,15 @@ class Exchange(NamedTuple):
     """Send slices `send` to rank `to` and receive slices `recv` from rank `source`, at the same time.
 
     With `reduce` the slices received are added to those that are here; otherwise they take their place. `send` and
-    `recv` are a slice's number, or `Slices`. What is sent is what was here before the exchange.
+    `recv` are a slice's number, or `Slices`. What is sent is what was here before the exchange. Without a partner
+    nothing goes or comes: Exchange() only keeps step with the others, for all ranks have equally many exchanges.
     """
 
-    to: Any
-    send: Any
-    source: Any
-    recv: Any
-    reduce: bool
+    to: Any = NOBODY
+    send: Any = 0
+    source: Any = NOBODY
+    recv: Any = 0
+    reduce: Any = False
 
 
 Generator = Callable[[Any, int], Iterator[Exchange]]
@@ -50,15 +51,14 @@ def as_slices(which: Any) -> Slices:
     return which if isinstance(which, Slices) else Slices(which, 1)
 
 
-def is_power_of_two(N: int) -> bool:
-    """Whether N is 1, 2, 4, 8, …"""
-    return N & (N - 1) == 0
+class NotForN(ValueError):
+    """Raised by an algorithm, before its first exchange, that is not for so many ranks, with the reason."""
 
 
 def power_of_two(N: int, what: str) -> None:
-    """Raise ValueError with the reason if N is not a power of two."""
-    if not is_power_of_two(N):
-        raise ValueError(f"{what} needs a power of two ranks, which {N} is not: partners differ in one bit of the rank")
+    """Raise NotForN if N is not a power of two."""
+    if N & (N - 1):
+        raise NotForN(f"{what} needs a power of two ranks, which {N} is not: partners differ in one bit of the rank")
 
 
 def distances(N: int) -> list[int]:

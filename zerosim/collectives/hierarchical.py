@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zerosim.collectives.exchange import Exchange, Slices
+from zerosim.collectives.exchange import Exchange, NotForN, Slices
 
 
 def reduce_scatter(rank: Any, N: int, m: int) -> Iterator[Exchange]:
@@ -70,7 +70,7 @@ class OnNodes:
     m: int
 
     def __call__(self, rank: Any, N: int) -> Iterator[Exchange]:
-        """Yield the exchanges. Raises ValueError if N ranks do not fill whole nodes."""
+        """Yield the exchanges. Raises NotForN if N ranks do not fill whole nodes."""
         if N % self.m:
-            raise ValueError(f"nodes of {self.m} ranks: {N} ranks do not fill whole nodes")
+            raise NotForN(f"nodes of {self.m} ranks are not filled by {N}")
         yield from self.verb(rank, N, self.m)

@@ -8,7 +8,7 @@ Ethernet, HPC-Asia 2005.
 from collections.abc import Iterator
 from typing import Any
 
-from zerosim.collectives.exchange import Exchange, Slices, where
+from zerosim.collectives.exchange import Exchange, NotForN, Slices, where
 
 
 def all_gather(rank: Any, N: int) -> Iterator[Exchange]:
@@ -19,7 +19,7 @@ def all_gather(rank: Any, N: int) -> Iterator[Exchange]:
     if N == 1:
         return
     if N % 2:
-        raise ValueError(f"neighbour exchange needs an even number of ranks, which {N} is not: neighbours pair up")
+        raise NotForN(f"neighbour exchange needs an even number of ranks, which {N} is not: neighbours pair up")
     step = where(rank % 2 == 0, 1, -1)
     pair = newest = rank // 2 * 2
     yield Exchange(to=rank + step, send=rank, source=rank + step, recv=rank + step, reduce=False)
