@@ -1,29 +1,54 @@
 """Pictures of a report (`zerosim.build_report`, or a report.json that was loaded): measured, and the formula's marks.
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
+`memory`, `traffic`, `loss` and `timeline` draw a training; `exchanges`, `crossover` and `contest` collectives, and
+`travel` animates one.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.contest import contest
+from zerosim.figures.crossover import crossover
+from zerosim.figures.exchanges import exchanges
 from zerosim.figures.loss import loss
 from zerosim.figures.memory import memory
 from zerosim.figures.timeline import timeline
 from zerosim.figures.traffic import traffic
+from zerosim.figures.travel import travel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES = {"memory": memory, "traffic": traffic, "loss": loss, "timeline": timeline}
 
-__all__ = ["FIGURES", "loss", "memory", "timeline", "traffic", "write"]
+__all__ = [
+    "FIGURES",
+    "contest",
+    "crossover",
+    "exchanges",
+    "loss",
+    "memory",
+    "save",
+    "timeline",
+    "traffic",
+    "travel",
+    "write",
+]
 
 
 def write(report: dict[str, Any], folder: str | Path) -> list[str]:
     """Draw all figures of a report into a folder, as PNG and SVG, and return their names."""
+    for name, draw in FIGURES.items():
+        save(draw(report), folder, name)
+    return list(FIGURES)
+
+
+def save(figure: "Figure", folder: str | Path, name: str) -> None:
+    """Write a figure into a folder as NAME.png and NAME.svg; the same figure gives the same bytes."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "zerosim"}):
-        for name, draw in FIGURES.items():
-            figure = draw(report)
-            figure.savefig(Path(folder) / f"{name}.png", dpi=150)
-            figure.set_layout_engine("none")  # keep the layout that the PNG was given
-            figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None})
-    return list(FIGURES)
+        figure.savefig(Path(folder) / f"{name}.png", dpi=150)
+        figure.set_layout_engine("none")  # keep the layout that the PNG was given
+        figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None})

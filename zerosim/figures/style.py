@@ -16,6 +16,44 @@ CLASSES = {
 VERBS = {"all_reduce": "#D55E00", "reduce_scatter": "#E69F00", "all_gather": "#0072B2"}
 STAGES = ("#000000", "#56B4E9", "#D55E00", "#F0E442")
 
+COMPLETE, SENT, WRONG = "#009E73", "#D55E00", "#B00020"
+"""A slice that holds every rank's contribution, the frame of one that is sent, and words on a mistake."""
+_LINES = [
+    (colour, style)
+    for style in ("-", "--")
+    for colour in ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+]
+_ALWAYS = ("ring", "halving", "pairwise", "bruck", "doubling", "binomial", "hierarchical", "neighbour")
+
+
+def lines(names: list[str]) -> dict[str, tuple[str, str]]:
+    """Colour and dash of each algorithm's curve: the project's own have the same in every figure, native is black."""
+    others = iter(_LINES[len(_ALWAYS) :] * len(names))
+    return {
+        name: ("black", "-")
+        if name == "native"
+        else _LINES[_ALWAYS.index(name.partition(":")[0])]
+        if name.partition(":")[0] in _ALWAYS
+        else next(others)
+        for name in names
+    }
+
+
+def shade(count: int, N: int) -> Any:
+    """The colour of a slice with `count` of N contributions: white for none, darker blue for more, green for all."""
+    from matplotlib import colormaps
+
+    if count == N:
+        return COMPLETE
+    return colormaps["Blues"](0.1 + 0.7 * count / N) if count else "white"
+
+
+def slice_colours(N: int) -> list[Any]:
+    """A colour for each of N slices."""
+    from matplotlib import colormaps
+
+    return [colormaps["turbo"](0.08 + 0.84 * i / max(1, N - 1)) for i in range(N)]
+
 
 def label(name: str) -> str:
     """A name as a reader writes it: optimizer_states is "optimizer states"."""
