@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import os
 import sys
 
 import zerosim
@@ -50,12 +51,14 @@ def main(argv: list[str] | None = None) -> int:
         transport = world() if launched_rank() is not None else None
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if not isinstance(arguments, str):
-            arguments.run(arguments, transport)
+            return arguments.run(arguments, transport) or 0
         elif first:
             print(arguments, end="")
     except KeyboardInterrupt:
         print("\nzerosim: interrupted", file=sys.stderr, flush=True)
         return 130
+    except BrokenPipeError:  # whoever reads has seen enough, as with | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (InputError, Diverged) as error:
         if first:
             print(f"zerosim: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

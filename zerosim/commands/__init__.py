@@ -2,8 +2,8 @@
 
 from types import ModuleType
 
-from zerosim.commands import train
+from zerosim.commands import collectives, train
 
-COMMANDS: dict[str, ModuleType] = {"train": train}
+COMMANDS: dict[str, ModuleType] = {"train": train, "collectives": collectives}
 
 __all__ = ["COMMANDS"]

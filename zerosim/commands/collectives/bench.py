@@ -1,0 +1,104 @@
+"""`collectives bench`: under mpirun, the explicit algorithms against the MPI library's own."""
+
+import argparse
+from typing import Any
+
+from zerosim import figures
+from zerosim.bench import bench, check_memory
+from zerosim.collectives import ALGORITHMS, NATIVE
+from zerosim.comm import Comm
+from zerosim.commands.collectives.shared import (
+    checked_verb,
+    is_first,
+    parse_size,
+    publish,
+    right_algorithm,
+    short_name,
+    text_rate,
+    text_seconds,
+)
+from zerosim.commands.common import ProgressLine
+from zerosim.errors import InputError
+from zerosim.ledger import Ledger
+from zerosim.report import binary, console_text, make_folder
+from zerosim.transport import Transport
+from zerosim.transport.mpi import MPITransport
+
+
+def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
+    """Measure; print the table, draw the figure, write the numbers."""
+    if not isinstance(transport, MPITransport):
+        raise InputError("bench: it compares with the MPI library's own collectives; start it with mpirun -n 4")
+    door = Comm(transport, Ledger())
+    first = is_first(transport)
+    sizes = [int(parse_size(text)) for text in arguments.bytes.split(",")]
+    if arguments.precision not in ("fp32", "fp16", "bf16"):
+        raise InputError(f"precision: {arguments.precision!r} is not known; choose from fp32, fp16, bf16")
+    if not 0 < arguments.seconds <= 3600:
+        raise InputError(f"seconds: {arguments.seconds:g} must be more than 0 and at most 3600")
+    verb = checked_verb(arguments.verb)
+    names = [name for name in arguments.algorithms or _usual(transport.size) if name != NATIVE]
+    if not names:
+        raise InputError("bench: name an explicit algorithm too; native is always there")
+    for name in names:
+        door.agreed(right_algorithm, name, transport.size)
+    door.agreed(check_memory, max(sizes), transport.size)
+    door.agreed(make_folder if first else str, arguments.out)
+    progress = ProgressLine()
+    tell = progress.tell if first else _nothing
+    try:
+        result = bench(transport, verb, sizes, names, arguments.precision, arguments.seconds, tell)
+    finally:
+        progress.done()
+    if first:
+        publish(result, figures.contest, _table(result), "collectives-bench", arguments)
+
+
+def _nothing(text: str) -> None:
+    """Another rank shows the progress."""
+
+
+def _usual(N: int) -> list[str]:
+    power = N & (N - 1) == 0
+    return [name for name in ALGORITHMS if name != "neighbour" and (power or name != "halving")]
+
+
+def _table(result: dict[str, Any]) -> str:
+    from rich import box
+    from rich.table import Table
+
+    names = [name for name in result["sizes"][0]["collectives"] if name != NATIVE]
+    parts: list[Any] = [
+        f"{result['verb']}, {result['precision']}, {result['ranks']} MPI ranks: time as a share of native's (below 1: "
+        "faster), median of the pairs.",
+    ]
+    for start in range(0, len(names), 6):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+        for title in (
+            "bytes",
+            "native",
+            "spread",
+            *(short_name(name).replace("hierarchical:", "levels:") for name in names[start : start + 6]),
+            "copy",
+        ):
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in result["sizes"]:
+            cells = row["collectives"]
+            native = cells[NATIVE]["seconds"]
+            spread = (native["quartile_3"] - native["quartile_1"]) / native["median"]
+            table.add_row(
+                binary(row["bytes"]),
+                text_seconds(native["median"]),
+                f"{100 * spread:.0f}%",
+                *(f"{cells[name]['ratio_to_native']:.2f}" for name in names[start : start + 6]),
+                f"{1 / cells[NATIVE]['ratio_to_copy']:.2f}",
+            )
+        parts.append(table)
+    machine = result["cluster"]
+    parts.append(
+        "\nspread: native's middle half of times, as a share of the median. copy: the bound, copying as many bytes in "
+        "memory on all ranks at once, as a share of native's time too. This machine, measured in the same run: alpha "
+        f"{text_seconds(machine['alpha_inside'])}, {text_rate(machine['bandwidth_inside'])}, sums at "
+        f"{text_rate(machine['bandwidth_sum'])}."
+    )
+    return console_text(*parts)
