@@ -39,7 +39,13 @@ def bad_inputs(folder):
     yield "unknown optimizer", ["--optimizer", "lion"], ["lion", "adamw"]
     yield "unknown precision", ["--precision", "fp8"], ["fp8", "bf16"]
     yield "test mode", ["--precision", "fp64"], ["fp64", "bf16"]
-    yield "collective not built", ["--collective", "halving"], ["halving", "ring"]
+    yield "unknown collective", ["--collective", "rnig"], ["rnig", "ring", "native"]
+    yield "levels without ranks per node", ["--collective", "hierarchical"], ["hierarchical:4"]
+    yield "levels that do not fit", ["--collective", "hierarchical:3"], ["not filled"]
+    yield "no such algorithm file", ["--collective", folder / "none.py"], ["none.py", "no such file"]
+    yield "algorithm that is wrong", ["--collective", wrong_algorithm(folder)], ["wrong.py", "exchange 0, rank 0"]
+    yield "algorithm file with an error", ["--collective", put("broken.py", "def f(:\n")], ["broken.py", "line 1"]
+    yield "algorithm file without it", ["--collective", f"{put('empty.py', 'x = 1')}:mine"], ["mine", "empty.py"]
     yield "batch smaller than ranks", ["--batch-size", "3", "--grad-accum", "4"], ["batch_size", "3"]
     yield "batch larger than data", ["--batch-size", "5000"], ["5000", "1438"]
     yield "no batch", ["--batch-size", "0"], ["batch_size"]
@@ -105,6 +111,17 @@ def bad_inputs(folder):
         ["zero_optimization.offload_optimizer"],
     )
     yield "config with a wrong type", ["--config", put("type.json", '{"batch_size": "64"}')], ["batch_size"]
+
+
+def wrong_algorithm(folder):
+    """A ring whose ranks send to themselves, on one rank and on more."""
+    (folder / "wrong.py").write_text(
+        "from zerosim.collectives import Exchange\n"
+        "def all_gather(rank, N):\n"
+        "    for s in range(max(1, N - 1)):\n"
+        "        yield Exchange(rank, (rank - s) % N, rank, (rank + s) % N, False)\n"
+    )
+    return folder / "wrong.py"
 
 
 def damaged(whole):

@@ -19,11 +19,25 @@ def test_tool(words):
 
 
 def test_readme_names_every_flag(tmp_path):
-    flags = set(re.findall(r"--[a-z][a-z-]+", run_zerosim(0, "train", "--help", cwd=tmp_path).stdout)) - {
-        "--no-shuffle"
-    }
+    helps = [["train"], *(["collectives", part] for part in ("list", "show", "check", "time", "bench"))]
+    texts = [run_zerosim(0, *words, "--help", cwd=tmp_path).stdout for words in helps]
+    assert all(len(text) > 200 for text in texts)
+    flags = set(re.findall(r"--[a-z][a-z-]+", "".join(texts))) - {"--no-shuffle"}
     readme = (ROOT / "README.md").read_text()
     assert [flag for flag in sorted(flags) if flag not in readme and flag != "--help"] == []
+
+
+def readme_python():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+def test_readme_algorithm_is_right(tmp_path):
+    """The README's examples of an algorithm of one's own, with the README's own command."""
+    (tmp_path / "mine.py").write_text("".join(readme_python()[:2]))
+    for name, verb in (("to_the_left", "reduce_scatter"), ("star", "all_reduce")):
+        done = run_zerosim(0, "collectives", "check", f"mine.py:{name}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"{verb} by mine.py:{name}: right for N = 1-33" in done.stdout
 
 
 def test_readme_python_runs_in_a_notebook(tmp_path):
@@ -31,7 +45,7 @@ def test_readme_python_runs_in_a_notebook(tmp_path):
     import nbclient
     import nbformat
 
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    code = readme_python()[-1]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the kernel's own libraries warn of

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import zerosim
-from zerosim import collectives, formulas, optim
+from zerosim import formulas, optim
 from zerosim.comm import Comm
 from zerosim.ledger import Ledger
 from zerosim.mlp import MLP, rectangles
 from zerosim.partition import Layout
-from zerosim.precision import LossScale, decode, precision
+from zerosim.precision import LossScale, decode
 
 RANKS = (1, 2, 3, 4, 7, 8)
 
@@ -86,58 +86,18 @@ def test_slices_cover_everything_once(N, bucket):
     assert ranks[0].padded == sum(math.ceil(size / N) * N for size in sizes)
 
 
-# collectives ---------------------------------------------------------------------------------------------------------
+# the door ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("N", [*range(1, 18), 33])
-@pytest.mark.parametrize("name", collectives.ALGORITHMS)
-def test_exchanges_pair_up_and_sum_each_rank_once(name, N):
-    """Without data: who holds whose contribution to which slice, after each exchange."""
-    algorithm = collectives.ALGORITHMS[name]
-    held = [[{rank} for _ in range(N)] for rank in range(N)]
-    for phase in (algorithm.reduce_scatter, algorithm.all_gather):
-        for exchanges in zip(*(phase(rank, N) for rank in range(N)), strict=True):
-            sent = [set(held[rank][e.send]) for rank, e in enumerate(exchanges)]
-            for rank, e in enumerate(exchanges):
-                other = exchanges[e.source]
-                assert (other.to, other.send) == (rank, e.recv)
-                if e.reduce:
-                    assert not held[rank][e.recv] & sent[e.source], "a contribution would be added twice"
-                    held[rank][e.recv] |= sent[e.source]
-                else:
-                    held[rank][e.recv] = sent[e.source]
-        if phase is algorithm.reduce_scatter:
-            assert all(held[rank][rank] == set(range(N)) for rank in range(N))
-    assert all(held[rank][piece] == set(range(N)) for rank in range(N) for piece in range(N))
-
-
-@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32", "fp64"])
 @pytest.mark.parametrize("N", RANKS)
-def test_verbs_on_whole_numbers(N, dtype):
-    numbers = np.arange(5 * N)
-
+def test_a_few_numbers(N):
     def run(transport):
         comm = Comm(transport, Ledger())
-        own = slice(5 * comm.rank, 5 * comm.rank + 5)
-        vector = (numbers % 11 + comm.rank).astype(precision(dtype).dtype)
-        total = numbers % 11 * N + N * (N - 1) // 2
-        mine = comm.reduce_scatter(vector.copy())
-        np.testing.assert_array_equal(mine.astype(int), total[own])
-        everything = np.zeros_like(vector)
-        everything[own] = mine
-        comm.all_gather(everything)
-        np.testing.assert_array_equal(everything.astype(int), total)
-        comm.all_reduce(vector)
-        np.testing.assert_array_equal(vector, everything)
         assert comm.sum(0.1, comm.rank) == [pytest.approx(0.1 * N), N * (N - 1) / 2]
-        payloads = comm.gather_bytes(b"x" * comm.rank)
-        assert payloads == [b"x" * rank for rank in range(N)]
-        piece = 5 * vector.itemsize * (N - 1)
-        del comm.sent["control"]
-        return dict(comm.sent), piece
+        assert comm.gather_bytes(b"x" * comm.rank) == [b"x" * rank for rank in range(N)]
+        assert set(comm.sent) == {"control"}
 
-    for sent, piece in zerosim.run_threads(N, run):
-        assert sent == ({} if N == 1 else {"reduce_scatter": piece, "all_gather": piece, "all_reduce": 2 * piece})
+    zerosim.run_threads(N, run)
 
 
 def test_a_thread_that_raises_ends_all():
@@ -335,6 +295,9 @@ def test_imports_point_downward():
         "optim": {"ledger", "precision"},
         "mlp": {"ledger", "precision"},
         "comm": {"collectives", "errors", "ledger", "transport"},
+        "cluster": {"errors", "jsonfile"},
+        "jsonfile": {"errors"},
+        "clock": {"cluster", "collectives"},
     }
     for path in root.rglob("*.py"):
         module = path.relative_to(root).with_suffix("").as_posix().removesuffix("/__init__").replace("/", ".")
@@ -347,7 +310,7 @@ def test_imports_point_downward():
         if module.startswith("collectives"):
             assert own <= {"collectives"}
         if module.startswith("figures"):
-            assert own <= {"figures", "formulas", "report"}
+            assert own <= {"collectives", "figures", "formulas", "report"}
         if module.startswith("stages"):
             assert own <= {"stages", "rank", "initial", "partition"}
         assert not any(n.startswith("mpi4py") for n in imported) or module == "transport.mpi", module
@@ -360,6 +323,6 @@ def test_importing_zerosim_is_light():
     import subprocess
     import sys
 
-    heavy = ("matplotlib", "mpi4py", "rich", "safetensors", "ml_dtypes")
+    heavy = ("matplotlib", "mpi4py", "rich", "safetensors", "ml_dtypes", "PIL")
     code = f"import sys, zerosim; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
