@@ -177,41 +177,32 @@ class Comm:
         send, recv, wait = self._transport.send, self._transport.recv, self._transport.wait
         octets = messages = arrived = 0
         for step in moves:
-            outgoing = vector
-            if step.pack:
-                outgoing = room
-                _pack(vector, step.pack, room)
             sent = []
-            for part in step.sends:
-                message = outgoing[part]
+            for where, pieces in step.sends:
+                for piece, spot in pieces:
+                    room[spot] = vector[piece]
+                message = room[where] if pieces else vector[where]
                 sent.append(send(message, step.to))
                 octets += message.nbytes
                 messages += 1
-            for part in step.recvs:
-                arrived += recv(vector[part], step.source)
-            for part, targets in step.arrivals:
-                arrived += recv(room[part], step.source)
+            for where, pieces in step.recvs:
+                if not pieces:
+                    arrived += recv(vector[where], step.source)
+                    continue
+                arrived += recv(room[where], step.source)
                 if step.swaps:
                     wait(sent.pop(0))
-                for where, come in targets:
-                    mine = vector[where]
+                for piece, spot in pieces:
+                    mine = vector[piece]
                     if step.reduce:
-                        np.add(mine, room[come], out=mine)
+                        np.add(mine, room[spot], out=mine)
                     else:
-                        mine[:] = room[come]
+                        mine[:] = room[spot]
             for sending in sent:
                 wait(sending)
         self.sent[book] += octets
         self.messages[book] += messages
         self.received += arrived
-
-
-def _pack(vector: np.ndarray, pieces: tuple[slice, ...], room: np.ndarray) -> None:
-    at = 0
-    for piece in pieces:
-        length = piece.stop - piece.start
-        room[at : at + length] = vector[piece]
-        at += length
 
 
 class NativeComm(Comm):
@@ -235,7 +226,8 @@ class NativeComm(Comm):
         own = span(self.rank, 1, self.size, vector.size)
         with self._ledger.borrow("buffers", (own.stop - own.start) * (verb == "reduce_scatter"), vector.dtype) as room:
             self._native(verb, vector, room)
-        elements = sum(part.stop - part.start for step in self._plan(RING, verb, vector)[1] for part in step.sends)
+        moves = self._plan(RING, verb, vector)[1]
+        elements = sum(message.where.stop - message.where.start for step in moves for message in step.sends)
         self.sent[self._book or verb] += elements * vector.itemsize
         self.received += elements * vector.itemsize
         self.seconds += time.perf_counter() - started

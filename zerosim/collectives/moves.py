@@ -7,29 +7,26 @@ from typing import NamedTuple
 
 from zerosim.collectives.exchange import NOBODY, Exchange, Slices, as_slices
 
+Pairs = tuple[tuple[slice, slice], ...]
+"""(elements of the vector, elements of the room), in turn."""
 
-class Arrival(NamedTuple):
-    """A message that is received in the room, and where its elements belong."""
 
-    room: slice
-    """Elements of the room."""
-    targets: tuple[tuple[slice, slice], ...]
-    """(elements of the vector, elements of the room), in turn."""
+class Message(NamedTuple):
+    """One message of an exchange, sent from or received into the vector itself, or a room beside it."""
+
+    where: slice
+    """Elements of the vector; or of the room, if there are `pieces`."""
+    pieces: Pairs
+    """What the room takes from the vector, or gives to it; empty: the message needs no room."""
 
 
 class Move(NamedTuple):
     """An exchange of one rank, for one vector. With a room, a scratch of so many elements, where it is needed."""
 
     to: int
-    pack: tuple[slice, ...]
-    """Pieces of the vector, in elements, to be copied into the room and sent from there; empty: sent in place."""
-    sends: tuple[slice, ...]
-    """The messages to send: elements of the room if it was packed there, and else of the vector."""
+    sends: tuple[Message, ...]
     source: int
-    recvs: tuple[slice, ...]
-    """The messages received straight into the vector: elements of it."""
-    arrivals: tuple[Arrival, ...]
-    """The messages received in the room."""
+    recvs: tuple[Message, ...]
     reduce: bool
     swaps: bool
     """Whether what comes may be added only when what was there has gone out: the same elements go and come."""
@@ -45,30 +42,25 @@ def span(first: int, count: int, N: int, n: int) -> slice:
 def move(exchange: Exchange, N: int, n: int, segment: int) -> Move:
     """Return what an exchange of one of N ranks means for a vector of n elements.
 
-    A message has `segment` elements at the most. What is sent lies in place if it is one piece that nothing is received
-    into, or that is added to only; and what is received goes in place if it is one piece and nothing is added.
+    A message has `segment` elements at the most. It is sent from where it lies, and received where it belongs, unless
+    it is of several pieces, or to be added, or would be overwritten on its way: then it goes through the room.
     """
     to, source = int(exchange.to), int(exchange.source)
     send = _pieces(exchange.send, N, n) if to != NOBODY else ()
     recv = _pieces(exchange.recv, N, n) if source != NOBODY else ()
     clash = any(a.start < b.stop and b.start < a.stop for a in send for b in recv)
     swaps = clash and exchange.reduce and send == recv and len(send) == 1
-    packed = _length(send) if len(send) > 1 or (clash and not swaps) else 0
-    messages = _cut(_length(send), segment) if to != NOBODY else []
-    incoming = _cut(_length(recv), segment) if source != NOBODY else []
-    in_place = not exchange.reduce and len(recv) == 1
-    scratch = 0 if in_place else max((part.stop - part.start for part in incoming), default=0)
-    return Move(
-        to=to,
-        pack=send if packed else (),
-        sends=tuple(_shift(part, 0 if packed else send[0].start) for part in messages),
-        source=source,
-        recvs=tuple(_shift(part, recv[0].start) for part in incoming) if in_place else (),
-        arrivals=() if in_place else tuple(_arrival(recv, part, packed) for part in incoming),
-        reduce=exchange.reduce,
-        swaps=swaps,
-        room=packed + scratch,
-    )
+    sends, packed = [], 0
+    for part in _cut(send, segment):
+        message, room = _message(send, part, packed, through_room=clash and not swaps)
+        sends.append(message)
+        packed += room
+    recvs, scratch = [], 0
+    for part in _cut(recv, segment):
+        message, room = _message(recv, part, packed, through_room=exchange.reduce)
+        recvs.append(message)
+        scratch = max(scratch, room)
+    return Move(to, tuple(sends), source, tuple(recvs), exchange.reduce, swaps, packed + scratch)
 
 
 def _pieces(which: Slices, N: int, n: int) -> tuple[slice, ...]:
@@ -83,26 +75,24 @@ def _pieces(which: Slices, N: int, n: int) -> tuple[slice, ...]:
     return tuple(joined)
 
 
-def _length(pieces: tuple[slice, ...]) -> int:
-    return sum(piece.stop - piece.start for piece in pieces)
+def _cut(pieces: tuple[slice, ...], segment: int) -> list[slice]:
+    """Cut pieces, laid end to end, in segments; nothing is one empty segment, for messages keep ranks in step."""
+    length = sum(piece.stop - piece.start for piece in pieces)
+    return [slice(at, min(at + segment, length)) for at in range(0, max(1, length), segment)] if pieces else []
 
 
-def _cut(length: int, segment: int) -> list[slice]:
-    """Cut a length in segments; nothing is one empty segment, for it is by messages that ranks keep in step."""
-    return [slice(at, min(at + segment, length)) for at in range(0, max(1, length), segment)]
-
-
-def _shift(part: slice, by: int) -> slice:
-    return slice(part.start + by, part.stop + by)
-
-
-def _arrival(pieces: tuple[slice, ...], part: slice, room: int) -> Arrival:
-    """Where a part of what is received is taken in, from element `room` of the room on, and where it belongs."""
-    targets, at = [], 0
+def _message(pieces: tuple[slice, ...], part: slice, room: int, through_room: bool) -> tuple[Message, int]:
+    """Return the message for a part of pieces laid end to end, and the room that it takes, from element `room` on."""
+    pairs, at = [], 0
     for piece in pieces:
         first, last = max(part.start, at), min(part.stop, at + piece.stop - piece.start)
         if first < last:
             there, here = piece.start - at, room - part.start
-            targets.append((slice(first + there, last + there), slice(first + here, last + here)))
+            pairs.append((slice(first + there, last + there), slice(first + here, last + here)))
         at += piece.stop - piece.start
-    return Arrival(slice(room, room + part.stop - part.start), tuple(targets))
+    if not pairs:
+        return Message(slice(pieces[0].start, pieces[0].start), ()), 0
+    if len(pairs) == 1 and not through_room:
+        return Message(pairs[0][0], ()), 0
+    length = part.stop - part.start
+    return Message(slice(room, room + length), tuple(pairs)), length
