@@ -386,6 +386,18 @@ def test_native(tmp_path, n):
     assert "not counted" in " ".join(text.split())
 
 
+def test_a_file_that_is_written_again_is_read_again(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    assert set(find(str(file)).own) == {"all_gather"}
+    assert find(f"{file}:left").own.keys() == {"reduce_scatter"}
+    import os
+
+    file.write_text(OWN.replace("def all_gather", "def reduce_scatter"))
+    os.utime(file, ns=(1, 1))
+    assert set(find(str(file)).own) == {"reduce_scatter"}
+
+
 def test_native_needs_mpi():
     with pytest.raises(InputError, match="mpirun"):
         train_on(2, collective="native")

@@ -27,47 +27,52 @@ def seconds(
     """
     slice_bytes = np.atleast_1d(np.asarray(nbytes, float)) / N
     gamma = 1 / cluster.bandwidth_sum
-    now = np.zeros((N, slice_bytes.size))
+    now = np.zeros((1, slice_bytes.size))  # one row for all ranks, as long as all do alike
     links = _Links(N, cluster)
     for number, exchange in enumerate(exchanges):
         progress(number)
         to, source = np.broadcast_to(exchange.to, N), np.broadcast_to(exchange.source, N)
-        received = np.broadcast_to(as_slices(exchange.recv).count, N)[:, None]
-        alpha, beta, everyone = links.of(to, source)
-        arrives = now[source]
-        np.maximum(arrives, now, out=arrives)
-        arrives += alpha + beta * (received * slice_bytes)
-        added = gamma * (received * slice_bytes)
-        if everyone and isinstance(exchange.reduce, bool):
+        count = as_slices(exchange.recv).count
+        alpha, beta, everyone, alike = links.of(to, source)
+        plain = np.ndim(count) == 0 and isinstance(exchange.reduce, bool)
+        if plain and alike and len(now) == 1:
+            received = count * slice_bytes
+            now = now + alpha[0] + beta[0] * received + (gamma * received if exchange.reduce else 0.0)
+            continue
+        now = np.repeat(now, N, axis=0) if len(now) == 1 else now
+        received = count * slice_bytes if plain else np.broadcast_to(count, N)[:, None] * slice_bytes
+        arrives = np.maximum(now, now[source])
+        arrives += alpha + beta * received
+        if plain and everyone:
             now = np.maximum(arrives, arrives[to])
             if exchange.reduce:
-                now += added
-        else:
-            receives, sends = (source != NOBODY)[:, None], (to != NOBODY)[:, None]
-            now = np.maximum(np.where(receives, arrives, now), np.where(sends, arrives[to], now))
-            now += np.where(receives & np.broadcast_to(exchange.reduce, N)[:, None], added, 0.0)
+                now += gamma * received
+            continue
+        receives, sends = (source != NOBODY)[:, None], (to != NOBODY)[:, None]
+        adds = receives & np.broadcast_to(exchange.reduce, N)[:, None]
+        now = np.maximum(np.where(receives, arrives, now), np.where(sends, arrives[to], now))
+        now += np.where(adds, gamma * received, 0.0)
     return now.max(axis=0)
 
 
 class _Links:
-    """alpha and beta of what each rank receives; worked out again only when the partners change.
-
-    Where all ranks send and receive over the same kind of link, a column of one number serves all.
-    """
+    """alpha and beta of what each rank receives; worked out again only when the partners change."""
 
     def __init__(self, N: int, cluster: Cluster) -> None:
         self._cluster = cluster
         self._node = np.arange(N) // cluster.ranks_per_node
         self._partners: tuple[np.ndarray, np.ndarray] | None = None
-        self._answer: tuple[np.ndarray, np.ndarray, bool] | None = None
+        self._answer: tuple[np.ndarray, np.ndarray, bool, bool] | None = None
 
-    def of(self, to: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Return alpha and beta, a row for each rank, and whether every rank sends and receives."""
+    def of(self, to: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+        """Return alpha and beta, a row per rank; whether every rank sends and receives; whether all do alike."""
         before = self._partners
         if self._answer is None or before is None or not (to == before[0]).all() or not (source == before[1]).all():
             self._partners = to.copy(), source.copy()
+            alpha, beta = self._work_out(source)
             everyone = bool((to != NOBODY).all() and (source != NOBODY).all())
-            self._answer = (*self._work_out(source), everyone)
+            alike = bool(everyone and (alpha == alpha[0]).all() and (beta == beta[0]).all())
+            self._answer = alpha, beta, everyone, alike
         return self._answer
 
     def _work_out(self, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,14 +19,13 @@ from zerosim.collectives.check import describe, verb_of
 from zerosim.collectives.exchange import VERBS, Generator
 
 
-@lru_cache
 def load(path: str, name: str = "", verb: str | None = None) -> dict[str, Generator]:
     """Return the function `name` of a Python file, by its verb; without a name, all functions named as a verb.
 
     `verb` says what the function is meant to be. Raises ValueError, naming file and line, if the file cannot be read
     or run, or has no such function.
     """
-    module = _run(path)
+    module = _run(path, _written(path))
     names = [name] if name else [verb for verb in VERBS if hasattr(module, verb)]
     if not names:
         raise ValueError(f"{path} has no function called {', '.join(VERBS)}; say which one: {path}:NAME")
@@ -41,7 +40,16 @@ def load(path: str, name: str = "", verb: str | None = None) -> dict[str, Genera
     }
 
 
-def _run(path: str) -> types.ModuleType:
+def _written(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache
+def _run(path: str, written: int) -> types.ModuleType:
+    """Run a file and return its names; again only if it was written since."""
     try:
         source = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
