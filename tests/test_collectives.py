@@ -455,6 +455,48 @@ def test_virtual_time_of_two_nodes_by_hand():
     assert crowded == (12 + 1) + (14 + 1) + (12 + 1)
 
 
+def one_rank_after_the_other(name, verb, N, where, nbytes):
+    """The virtual clock once more, in plain loops over ranks."""
+    now, m = [0.0] * N, where.ranks_per_node
+    for exchanges in zip(*(find(name).exchanges(verb, rank, N) for rank in range(N)), strict=True):
+        arrives = {}
+        for rank, e in enumerate(exchanges):
+            source = int(e.source)
+            if source == NOBODY:
+                continue
+            took = as_slices(e.recv).count * nbytes / N
+            if source // m == rank // m:
+                arrives[rank] = max(now[rank], now[source]) + where.alpha_inside + took / where.bandwidth_inside
+                continue
+            leave = [r for r, o in enumerate(exchanges) if r // m == source // m and o.to != NOBODY]
+            enter = [r for r, o in enumerate(exchanges) if r // m == rank // m and o.source != NOBODY]
+            leave = [r for r in leave if int(exchanges[r].to) // m != r // m]
+            enter = [r for r in enter if int(exchanges[r].source) // m != r // m]
+            share = max(1, len(leave) / where.links, len(enter) / where.links)
+            arrives[rank] = max(now[rank], now[source]) + where.alpha_between + took * share / where.bandwidth_between
+        then = list(now)
+        for rank, e in enumerate(exchanges):
+            if rank in arrives:
+                then[rank] = arrives[rank]
+            if e.to != NOBODY:
+                then[rank] = max(then[rank], arrives[int(e.to)])
+            if rank in arrives and e.reduce:
+                then[rank] += as_slices(e.recv).count * nbytes / N / where.bandwidth_sum
+        now = then
+    return max(now)
+
+
+@pytest.mark.parametrize("N", [4, 6, 8, 12, 16])
+def test_virtual_time_on_nodes_one_rank_after_the_other(N):
+    where = cluster.Cluster("nodes", 4, 3e-6, 2e11, 1.1e-5, 2.5e10, 3, 1.3e11, "")
+    for name in (n for n in NAMES if usable(n, N)):
+        for verb in VERBS:
+            sizes = np.array([1e3, 7e6, 3e9])
+            seconds = clock.seconds(all_ranks(find(name).generator(verb), N), N, where, sizes)
+            expected = [one_rank_after_the_other(name, verb, N, where, size) for size in sizes]
+            np.testing.assert_allclose(seconds, expected, rtol=1e-12)
+
+
 def test_a_ring_of_4096_ranks():
     where = cluster.PRESETS["ethernet-100"]
     (seconds,) = clock.seconds(all_ranks(find("ring").generator("all_reduce"), 4096), 4096, where, np.array([1e9]))

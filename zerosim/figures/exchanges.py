@@ -26,9 +26,9 @@ def exchanges(trace: Trace, name: str, wrong: str = "") -> "Figure":
     from zerosim.figures.style import COMPLETE, SENT, WRONG, shade
 
     panels = _panels(len(trace.held))
-    columns = min(4, len(panels))
+    columns = min(4 if len(panels) <= 8 else 6, len(panels))
     rows = -(-len(panels) // columns)
-    side = 2.5 if trace.N <= 8 else 3.4
+    side = 2.5
     figure, grid = _grid(rows, columns, side, trace.N)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)

@@ -83,7 +83,8 @@ def _table(timing: dict[str, Any]) -> str:
     ]
     parts += [f"Not for {timing['ranks']} ranks: {name}: {why}." for name, why in timing["refused"].items()]
     if len(timing["algorithms"]) > 1:
-        steps = [f"{short_name(timing['fastest'][0])} is the fastest for the shortest vectors"]
+        when = "for the shortest vectors" if timing["crossovers"] else "for vectors of any length"
+        steps = [f"{short_name(timing['fastest'][0])} is the fastest {when}"]
         steps += [f"{short_name(c['to'])} from {si(c['bytes'])} on" for c in timing["crossovers"]]
         parts.append("; ".join(steps) + ".")
     between = f"{text_seconds(where['alpha_between'])} and {text_rate(where['bandwidth_between'])}"
