@@ -201,9 +201,11 @@ def console_text(*parts: Any, width: int = 80) -> str:
     from rich.table import Table
 
     text = StringIO()
-    console = Console(file=text, width=width, color_system=None, highlight=False, force_jupyter=False)
+    console = Console(
+        file=text, width=width, color_system=None, highlight=False, force_jupyter=False, markup=False, emoji=False
+    )
     for part in parts:
-        console.print(part, end="" if isinstance(part, Table) else "\n", markup=False, emoji=False)
+        console.print(part, end="" if isinstance(part, Table) else "\n")
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
