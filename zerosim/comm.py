@@ -169,6 +169,7 @@ class Comm:
         if plan is None:
             segment = max(1, SEGMENT // vector.itemsize)
             moves = [move(e, self.size, vector.size, segment) for e in algorithm.exchanges(verb, self.rank, self.size)]
+            moves[1::2] = [step.backwards() for step in moves[1::2]]  # what was touched last is still in the cache
             plan = self._plans[key] = max((step.room for step in moves), default=0), moves
         return plan
 

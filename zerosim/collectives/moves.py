@@ -33,6 +33,10 @@ class Move(NamedTuple):
     room: int
     """Elements of room that it takes."""
 
+    def backwards(self) -> "Move":
+        """Return the same with its messages in the opposite order, on all ranks alike."""
+        return self._replace(sends=self.sends[::-1], recvs=self.recvs[::-1])
+
 
 def span(first: int, count: int, N: int, n: int) -> slice:
     """Where slices `first` to `first` + `count` lie in a vector of n elements."""
