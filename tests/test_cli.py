@@ -110,6 +110,11 @@ def bad_inputs(folder):
         (["--config", put("inner.json", '{"zero_optimization": {"stage": 2, "offload_optimizer": {}}}')]),
         ["zero_optimization.offload_optimizer"],
     )
+    yield (
+        "config with a list for a name",
+        ["--config", put("list.json", '{"collective": ["ring"]}')],
+        ["must be a name"],
+    )
     yield "config with a wrong type", ["--config", put("type.json", '{"batch_size": "64"}')], ["batch_size"]
 
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
 import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -319,7 +322,7 @@ def test_on_real_mpi(tmp_path, n):
     """Every algorithm that is for n ranks, and MPI's own; up to three segments."""
     script = tmp_path / "verbs.py"
     script.write_text(MPI_SCRIPT)
-    env = {**__import__("os").environ, "PYTHONPATH": str(__import__("pathlib").Path(__file__).parent)}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = mpirun(n, script, cwd=tmp_path, timeout=120, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("right") == n
@@ -391,11 +394,24 @@ def test_a_file_that_is_written_again_is_read_again(tmp_path):
     file.write_text(OWN)
     assert set(find(str(file)).own) == {"all_gather"}
     assert find(f"{file}:left").own.keys() == {"reduce_scatter"}
-    import os
-
     file.write_text(OWN.replace("def all_gather", "def reduce_scatter"))
     os.utime(file, ns=(1, 1))
     assert set(find(str(file)).own) == {"reduce_scatter"}
+
+
+def test_a_file_that_changes_while_training_changes_nothing(tmp_path):
+    """It is read once: all stages, all ranks and the report go by what was proved at the beginning."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    config = zerosim.Config(collective=f"{file}:left", hidden=(7,), batch_size=16, steps=4)
+
+    def gone(stage, step, steps, loss):
+        file.unlink(missing_ok=True)
+
+    records = zerosim.run_threads(3, lambda comm: zerosim.train(config, comm, small_data(), gone))[0]
+    report = zerosim.build_report(records)
+    assert report["identical_weights"]
+    assert list(check(report)) == []
 
 
 def test_native_needs_mpi():
@@ -689,6 +705,22 @@ def test_bad_input(tmp_path, words, expected):
         assert expected in done.stderr
 
 
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("verb", VERBS)
+def test_bench_of_all_that_are_for_so_many_ranks(tmp_path, n, verb):
+    done = run_zerosim(
+        n, "collectives", "bench", "--verb", verb, "--bytes", "3KiB", "--seconds", "0.05", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    names = list(json.loads(done.stdout)["sizes"][0]["collectives"])
+    expected = {
+        "reduce_scatter": ["ring", "halving", "pairwise", "bruck"],
+        "all_gather": ["ring", "halving", "bruck", "doubling", "neighbour"],
+        "all_reduce": ["ring", "halving", "pairwise", "bruck", "doubling", "binomial"],
+    }[verb]
+    assert names == ["native", *(name for name in expected if fits(name, verb, n))]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -727,8 +759,6 @@ def test_bad_clusters(tmp_path):
 
 def test_output_that_nobody_reads_to_the_end(tmp_path):
     """As with `| head -1`: no traceback."""
-    import sys
-
     command = f"{sys.executable} -m zerosim collectives show ring --ranks 8 | head -1"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr

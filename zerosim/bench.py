@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from zerosim.cluster import THIS_MACHINE, Cluster
-from zerosim.collectives import NATIVE
-from zerosim.comm import Comm, open_door
+from zerosim.collectives import NATIVE, Algorithm
+from zerosim.collectives.moves import span
+from zerosim.comm import Comm
 from zerosim.errors import InputError
 from zerosim.formulas import bus_factor
 from zerosim.ledger import Ledger
@@ -37,12 +38,12 @@ def bench(
     transport: MPITransport,
     verb: str,
     sizes: list[int],
-    names: list[str],
+    algorithms: list[Algorithm],
     number: str,
     budget: float,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Time a verb by the collectives `names` and by native, for vectors of about `sizes` bytes of `number` (fp32, …).
+    """Time a verb by the `algorithms` and by native, for vectors of about `sizes` bytes of `number` (fp32, …).
 
     Each size takes about `budget` seconds, and 7 repetitions at the least. Returns JSON types, the same on all ranks:
     all times in seconds, bandwidths in bytes per second. Raises InputError if there is nothing to compare.
@@ -50,8 +51,8 @@ def bench(
     if transport.size == 1:
         raise InputError("bench: one rank moves nothing; start it with mpirun -n 4")
     contestants: dict[str, Contestant] = {NATIVE: partial(transport.native, verb)}
-    for name in names:
-        contestants[name] = getattr(open_door(transport, Ledger(), name), verb)
+    for algorithm in algorithms:
+        contestants[algorithm.name] = getattr(Comm(transport, Ledger(), algorithm), verb)
     dtype = precision(number).dtype
     rows = []
     for nbytes in sizes:
@@ -122,9 +123,9 @@ def _check(name: str, verb: str, vector: np.ndarray, rank: int, N: int) -> None:
     """A contestant that is wrong is not fast."""
     n = vector.size
     if verb == "all_gather":
-        right = all((vector[n * r // N : n * (r + 1) // N] == 1 + r % 2).all() for r in range(N))
+        right = all((vector[span(r, 1, N, n)] == 1 + r % 2).all() for r in range(N))
     else:
-        own = slice(None) if verb == "all_reduce" else slice(n * rank // N, n * (rank + 1) // N)
+        own = slice(None) if verb == "all_reduce" else span(rank, 1, N, n)
         right = bool((vector[own] == sum(1 + r % 2 for r in range(N))).all())
     if not right:
         raise RuntimeError(f"{name}: the {verb} of {vector.nbytes} bytes is wrong on rank {rank}")

@@ -9,7 +9,7 @@ next is on its way, through a scratch that stays in the processor's cache. So a 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,29 +34,37 @@ SEGMENT = 1 << 20
 """Bytes that are summed at a time; measured: larger ones leave the cache, smaller ones cost more messages."""
 
 
-def open_door(transport: Transport, ledger: Ledger, collective: str = "ring") -> "Comm":
-    """Return a rank's door; a reader's own algorithm is proved first.
+def chosen(collective: str, N: int, verbs: Iterable[str] = VERBS) -> Algorithm | str:
+    """Return the algorithm of that name for these verbs on N ranks, or "native"; a reader's own is proved first.
 
-    Raises InputError if there is no such collective, if it is not for so many ranks, or if it is wrong.
+    Raises InputError if there is none, if it is not for so many ranks, or if it is wrong.
     """
     if collective == NATIVE:
-        return NativeComm(transport, ledger)
+        return NATIVE
     try:
-        door = Comm(transport, ledger, collective)
-        if not door.algorithm.proven:
-            prove(door.algorithm, transport.size)
-        for verb in VERBS:
+        algorithm = find(collective)
+        if not algorithm.proven:
+            prove(algorithm, N)
+        for verb in verbs:
             try:
-                next(door.algorithm.exchanges(verb, transport.rank, transport.size), None)
+                next(algorithm.exchanges(verb, 0, N), None)
             except NotForN as error:
                 raise ValueError(f"{verb}: {error}") from None
     except ValueError as error:
         raise InputError(f"collective {collective}: {error}") from None
-    return door
+    return algorithm
+
+
+def open_door(transport: Transport, ledger: Ledger, collective: Algorithm | str = "ring") -> "Comm":
+    """Return a rank's door for what was `chosen`, or for a name. Raises InputError if there is no such door."""
+    if collective == NATIVE:
+        return NativeComm(transport, ledger)
+    algorithm = chosen(collective, transport.size) if isinstance(collective, str) else collective
+    return Comm(transport, ledger, algorithm)
 
 
 class Comm:
-    """One rank's door. Scratch is taken from `ledger`; `collective` names the algorithm.
+    """One rank's door. Scratch is taken from `ledger`; `collective` is the algorithm or its name.
 
     `sent` and `messages` count bytes and messages by verb ("control" for those); `received` counts all bytes that the
     transport says have arrived, and `seconds` the time spent inside.
@@ -65,9 +73,9 @@ class Comm:
     modelled = False
     """Whether what is booked is a model's and not counted."""
 
-    def __init__(self, transport: Transport, ledger: Ledger, collective: str = "ring") -> None:
+    def __init__(self, transport: Transport, ledger: Ledger, collective: Algorithm | str = "ring") -> None:
         self.rank, self.size = transport.rank, transport.size
-        self.algorithm = find(collective)
+        self.algorithm = find(collective) if isinstance(collective, str) else collective
         self._transport, self._ledger = transport, ledger
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._book: str | None = None
@@ -217,13 +225,13 @@ class NativeComm(Comm):
 
     def __init__(self, transport: Transport, ledger: Ledger) -> None:
         super().__init__(transport, ledger)
-        self._native: Callable[[str, np.ndarray, np.ndarray], None] | None = getattr(transport, "native", None)
-        if self._native is None:
+        native = getattr(transport, "native", None)
+        if native is None:
             raise InputError("collective native: in-process ranks have no MPI library; start them with mpirun")
+        self._native: Callable[[str, np.ndarray, np.ndarray], None] = native
 
     def _verb(self, verb: str, vector: np.ndarray) -> None:
         started = time.perf_counter()
-        assert self._native is not None
         own = span(self.rank, 1, self.size, vector.size)
         with self._ledger.borrow("buffers", (own.stop - own.start) * (verb == "reduce_scatter"), vector.dtype) as room:
             self._native(verb, vector, room)

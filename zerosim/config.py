@@ -51,10 +51,12 @@ class Config:
 
         _one_of("optimizer", self.optimizer, RULES)
         _one_of("precision", self.precision, PRECISIONS)
+        if not isinstance(self.collective, str):
+            raise InputError(f"collective: {self.collective!r} must be a name")
         if self.collective != NATIVE:
             try:
                 find(self.collective)
-            except (ValueError, AttributeError) as error:
+            except ValueError as error:
                 raise InputError(f"collective: {error}") from None
         settle("stages", _whole_numbers("stages", self.stages))
         settle("hidden", _whole_numbers("hidden", self.hidden))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from zerosim.collectives import Algorithm
 from zerosim.comm import open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, share
@@ -21,18 +22,21 @@ class Rank:
     """One rank of a run of one stage.
 
     `parameters`, `gradients` and `states` are what the stage's `allocate` makes of them: full vectors of
-    `layout.padded` elements, or this rank's shard of `layout.shard`.
+    `layout.padded` elements, or this rank's shard of `layout.shard`. `collective` is what was chosen for the whole
+    training; left out, it is looked up.
     """
 
     parameters: np.ndarray
     gradients: np.ndarray
     states: dict[str, np.ndarray]
 
-    def __init__(self, transport: Transport, config: Config, data: Dataset) -> None:
+    def __init__(
+        self, transport: Transport, config: Config, data: Dataset, collective: Algorithm | str | None = None
+    ) -> None:
         self.config, self.data = config, data
         self.precision = precision(config.precision)
         self.ledger = Ledger()
-        self.comm = open_door(transport, self.ledger, config.collective)
+        self.comm = open_door(transport, self.ledger, collective or config.collective)
         widths = [data.x.shape[1], *config.hidden, data.outputs]
         self.model = MLP(widths, self.precision.dtype, self.precision.compute, self.ledger)
         self.layout = Layout(self.model.sizes, transport.size, transport.rank, config.bucket)

@@ -6,7 +6,7 @@ from typing import Any
 
 import zerosim
 from zerosim import formulas
-from zerosim.collectives import NATIVE, VERBS, find
+from zerosim.collectives import NATIVE, VERBS
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.train import Records, Run
@@ -79,25 +79,19 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
 def _traffic(run: Run, records: Records, rank: int) -> dict[str, int]:
     """What a rank should send in a step, by verb: the formula's word, or for a reader's algorithm its exchanges'."""
     config, L, N = records.config, records.widths, records.world_size
-    if _is_readers(config.collective):
+    if records.slices_sent is not None:
         slice_bytes = formulas.WIDTH[config.precision] * (formulas.padded_parameters(L, N) // N)
         times = formulas.passes(run.stage, config.grad_accum)
-        own = find(config.collective)
-        sent = {verb: n * sum(own.slices_sent(verb, rank, N)) * slice_bytes for verb, n in times.items()}
+        sent = {verb: n * records.slices_sent[verb][rank] * slice_bytes for verb, n in times.items()}
     else:
         sent = formulas.traffic(run.stage, L, N, config.precision, config.grad_accum, config.collective, rank)
     return {verb: sent.get(verb, 0) for verb in VERBS}
 
 
-def _is_readers(collective: str) -> bool:
-    """Whether the collective is the reader's own, of which no formula knows."""
-    return collective != NATIVE and not find(collective).proven
-
-
 def _messages(run: Run, records: Records, rank: int) -> int | None:
     """How many messages a rank should send in a step; None where no formula says so."""
     config, L, N = records.config, records.widths, records.world_size
-    if config.collective == NATIVE or _is_readers(config.collective):
+    if config.collective == NATIVE or records.slices_sent is not None:
         return None
     return formulas.messages(
         run.stage, L, N, config.precision, config.bucket, config.grad_accum, config.collective, rank

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from zerosim.blas import one_thread
-from zerosim.comm import CONTROL, Comm, open_door
+from zerosim.collectives import VERBS, Algorithm
+from zerosim.comm import CONTROL, Comm, chosen, open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
 from zerosim.errors import Diverged, InputError
@@ -78,6 +79,8 @@ class Records:
     padded_parameters: int
     data: dict[str, Any]
     runs: list[Run]
+    slices_sent: dict[str, list[int]] | None = None
+    """Of a reader's own collective, which no formula knows: slices that each rank's exchanges send, by verb."""
 
 
 def train(config: Config, comm: Any = None, data: Dataset | None = None, progress: Progress | None = None) -> Records:
@@ -101,7 +104,7 @@ def train(config: Config, comm: Any = None, data: Dataset | None = None, progres
 
 def _train(transport: Transport, config: Config, data: Dataset | None, progress: Progress | None) -> Records:
     outside = Comm(transport, Ledger())
-    data = outside.agreed(_prepare, config, data, transport)
+    data, collective = outside.agreed(_prepare, config, data, transport)
     rows = split(data, config.test_fraction, config.seed)
     if config.test_fraction is None:
         config = dataclasses.replace(config, test_fraction=data.own_test / len(data.x) or 0.2)
@@ -109,7 +112,7 @@ def _train(transport: Transport, config: Config, data: Dataset | None, progress:
     reference: list[np.ndarray] = []
     for stage in config.stages:
         with np.errstate(over="ignore", invalid="ignore"):
-            rank = Rank(transport, config, data)
+            rank = Rank(transport, config, data, collective)
             runs.append(_run_stage(stage, rank, outside, rows, progress if transport.rank == 0 else None))
             if config.grad_accum > 1 or rank.comm.modelled:
                 reference = reference or [own.copy() for own in rank.own_weights()]
@@ -132,11 +135,18 @@ def _train(transport: Transport, config: Config, data: Dataset | None, progress:
             "classes": data.classes,
         },
         runs=runs,
+        slices_sent=_slices_sent(collective, transport.size),
     )
 
 
-def _prepare(config: Config, data: Dataset | None, transport: Transport) -> Dataset:
-    """Load the data and check all that can be wrong before anything is trained."""
+def _slices_sent(collective: Algorithm | str, N: int) -> dict[str, list[int]] | None:
+    if isinstance(collective, str) or collective.proven:
+        return None
+    return {verb: [sum(collective.slices_sent(verb, rank, N)) for rank in range(N)] for verb in VERBS}
+
+
+def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tuple[Dataset, Algorithm | str]:
+    """Load the data, choose the collective, and check all that can be wrong before anything is trained."""
     if config.trace_memory and transport.backend == "threads" and transport.size > 1:
         raise InputError("trace_memory: the interpreter cannot tell in-process ranks apart; use mpirun, or one rank")
     if config.batch_size < transport.size * config.grad_accum:
@@ -144,7 +154,8 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> Data
             f"batch_size: {config.batch_size} rows are too few for {transport.size} ranks with {config.grad_accum} "
             f"micro-steps each; it must be {transport.size * config.grad_accum} or more"
         )
-    open_door(transport, Ledger(), config.collective)
+    collective = chosen(config.collective, transport.size)
+    open_door(transport, Ledger(), collective)
     numerics = precision(config.precision)
     data = convert(data or load(config.data), numerics.dtype, numerics.compute)
     train_rows = len(split(data, config.test_fraction, config.seed)[0])
@@ -155,7 +166,7 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> Data
             pass
     if config.save is not None and transport.rank == 0:
         check_writable(config.save)
-    return data
+    return data, collective
 
 
 def _gather(comm: Comm, value: Any) -> list[Any]:

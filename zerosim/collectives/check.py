@@ -41,6 +41,10 @@ class Trace:
     rounds: list[list[Exchange]]
     held: list[Held]
 
+    def slices_sent(self) -> list[int]:
+        """Return how many slices each rank sends in all."""
+        return [sum(row[r].send.count for row in self.rounds if row[r].to != NOBODY) for r in range(self.N)]
+
 
 def trace(generator: Generator, verb: str, N: int) -> Trace:
     """Run an algorithm for `verb` on N ranks without data. Raises Wrong if it breaks a rule or ends short.

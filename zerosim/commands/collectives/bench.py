@@ -6,13 +6,12 @@ from typing import Any
 from zerosim import figures
 from zerosim.bench import bench, check_memory
 from zerosim.collectives import ALGORITHMS, NATIVE
-from zerosim.comm import Comm
+from zerosim.comm import Comm, chosen
 from zerosim.commands.collectives.shared import (
     checked_verb,
     is_first,
     parse_size,
     publish,
-    right_algorithm,
     short_name,
     text_rate,
     text_seconds,
@@ -37,17 +36,16 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     if not 0 < arguments.seconds <= 3600:
         raise InputError(f"seconds: {arguments.seconds:g} must be more than 0 and at most 3600")
     verb = checked_verb(arguments.verb)
-    names = [name for name in arguments.algorithms or _usual(transport.size) if name != NATIVE]
+    names = [name for name in arguments.algorithms or _usual(verb, transport.size) if name != NATIVE]
     if not names:
         raise InputError("bench: name an explicit algorithm too; native is always there")
-    for name in names:
-        door.agreed(right_algorithm, name, transport.size)
+    algorithms = [door.agreed(chosen, name, transport.size, (verb,)) for name in names]
     door.agreed(check_memory, max(sizes), transport.size)
     door.agreed(make_folder if first else str, arguments.out)
     progress = ProgressLine()
     tell = progress.tell if first else _nothing
     try:
-        result = bench(transport, verb, sizes, names, arguments.precision, arguments.seconds, tell)
+        result = bench(transport, verb, sizes, algorithms, arguments.precision, arguments.seconds, tell)
     finally:
         progress.done()
     if first:
@@ -58,9 +56,19 @@ def _nothing(text: str) -> None:
     """Another rank shows the progress."""
 
 
-def _usual(N: int) -> list[str]:
-    power = N & (N - 1) == 0
-    return [name for name in ALGORITHMS if name != "neighbour" and (power or name != "halving")]
+def _usual(verb: str, N: int) -> list[str]:
+    """Those that are for N ranks and do the verb by exchanges of their own, not by the ring's sums."""
+    sums = "all_gather" if verb == "all_gather" else "reduce_scatter"
+    return [
+        name for name, algorithm in ALGORITHMS.items() if {verb, sums} & set(algorithm.own) and _is_for(name, verb, N)
+    ]
+
+
+def _is_for(name: str, verb: str, N: int) -> bool:
+    try:
+        return bool(chosen(name, N, (verb,)))
+    except InputError:
+        return False
 
 
 def _table(result: dict[str, Any]) -> str:

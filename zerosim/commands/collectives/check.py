@@ -4,7 +4,7 @@ import argparse
 from fractions import Fraction
 
 from zerosim import formulas
-from zerosim.collectives import NOBODY, Algorithm, NotForN
+from zerosim.collectives import Algorithm, NotForN
 from zerosim.collectives.check import Wrong, counted, trace
 from zerosim.comm import Comm
 from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks, is_first
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> int:
     algorithm, verb = door.agreed(algorithm_and_verb, arguments.algorithm, arguments.verb)
     first = is_first(transport)
     status = 0
-    for each in [verb] if arguments.verb or not algorithm.own else algorithm.own:
+    for each in [verb] if arguments.verb else algorithm.own:
         text, wrong = _proof(algorithm, each, numbers)
         status |= wrong
         if wrong and not arguments.verb and not algorithm.proven and each not in algorithm.name:
@@ -45,8 +45,7 @@ def _proof(algorithm: Algorithm, verb: str, numbers: list[int]) -> tuple[str, bo
             continue
         right.append(N)
         if N > 1:
-            sent = max(sum(int(e.send.count) for e in row if e.to != NOBODY) for row in zip(*run.rounds, strict=True))
-            worst = max(worst, Fraction(sent, N) / formulas.lower_bound(verb, N)[1])
+            worst = max(worst, Fraction(max(run.slices_sent()), N) / formulas.lower_bound(verb, N)[1])
     if not right:
         raise InputError(f"{algorithm.name}: {next(iter(refused.values()))}")
     slices = "slice r on rank r" if verb == "reduce_scatter" else "every slice on every rank"

@@ -71,7 +71,7 @@ def _draw(traced: Trace, name: str, folder: str, wrong: str) -> None:
 def _text(traced: Trace, name: str) -> str:
     """The exchanges as text of at most 80 columns; for many ranks, what rank 0 does."""
     N, rounds = traced.N, traced.rounds
-    sent = [sum(int(row[rank].send.count) for row in rounds if row[rank].to != NOBODY) for rank in range(N)]
+    sent = traced.slices_sent()
     exchanges, share, _ = formulas.lower_bound(traced.verb, N)
     each = f"each rank sends {sent[0]}" if min(sent) == max(sent) else f"ranks send {min(sent)} to {max(sent)}"
     heading = console_text(

@@ -32,12 +32,12 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     door = Comm(transport or alone(), Ledger())
     first = is_first(transport)
     nbytes = parse_size(arguments.bytes)
+    verb = checked_verb(arguments.verb)
     where = (
         measure(transport)
         if arguments.cluster == cluster.THIS_MACHINE
         else door.agreed(cluster.find, arguments.cluster)
     )
-    verb = checked_verb(arguments.verb)
     names = arguments.algorithms or _all_for(where, N, verb)
     chosen = [door.agreed(right_algorithm, name, N) for name in names]
     door.agreed(make_folder if first else str, arguments.out)
