@@ -12,7 +12,7 @@ from zerosim.comm import Comm
 from zerosim.ledger import Ledger
 from zerosim.mlp import MLP, rectangles
 from zerosim.partition import Layout
-from zerosim.precision import LossScale, decode
+from zerosim.precision import LossScale, add, decode, encode, finite
 
 RANKS = (1, 2, 3, 4, 7, 8)
 
@@ -141,13 +141,10 @@ def test_gradient_against_finite_difference(widths, task):
     model = MLP(widths, np.dtype(float), np.dtype(float), Ledger())
     weights = [random.standard_normal(size) / math.sqrt(widths[k]) for k, size in enumerate(model.sizes)]
     x, margin = random.standard_normal((11, widths[0])), 1e-4
-    x = np.array([row for row in x if clear_of_kinks(model, weights, row[None], margin)])
-    assert len(x) >= 3
-    y = (
-        random.integers(0, widths[-1], len(x))
-        if task == "cross_entropy"
-        else random.standard_normal((len(x), widths[-1]))
-    )
+    x = np.array([row for row in x if clear_of_kinks(model, weights, row[:, None], margin)]).T
+    rows = x.shape[1]
+    assert rows >= 3
+    y = random.integers(0, widths[-1], rows) if task == "cross_entropy" else random.standard_normal((rows, widths[-1]))
 
     def loss_at(parameters):
         h = x
@@ -180,7 +177,7 @@ def clear_of_kinks(model, weights, x, margin):
     h = x
     for k in model.layers[:-1]:
         W, b = model.views(k, weights[k])
-        z = h @ W.T + b
+        z = W @ h + b[:, None]
         if np.abs(z).min() < margin:
             return False
         h = np.maximum(z, 0)
@@ -192,7 +189,8 @@ def clear_of_kinks(model, weights, x, margin):
 )
 def test_rectangles_tile_a_range(start, stop, width):
     matrix = np.zeros(3000 // width * width).reshape(-1, width)
-    for first, rows, columns in rectangles(start, stop, width):
+    for first, rows, columns in rectangles(start, stop, width, 128):
+        assert rows.stop - rows.start <= 128
         assert first == rows.start * width + columns.start
         matrix[rows, columns] += 1
     np.testing.assert_array_equal(matrix.reshape(-1).nonzero()[0], np.arange(start, stop))
@@ -249,9 +247,9 @@ def test_master_weights_keep_what_fp16_would_lose():
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_sum_of_squares_sees_what_is_not_finite(bad):
     gradient = np.full(40_000, 60000, np.float16)
-    assert optim.sum_of_squares(gradient, Ledger()) == pytest.approx(40_000 * 60000.0**2)
+    assert optim.sum_of_squares(gradient, np.dtype(np.float32), Ledger()) == pytest.approx(40_000 * 60000.0**2)
     gradient[31_234] = bad
-    assert not math.isfinite(optim.sum_of_squares(gradient, Ledger()))
+    assert not math.isfinite(optim.sum_of_squares(gradient, np.dtype(np.float32), Ledger()))
 
 
 def test_decoding_every_float16():
@@ -262,6 +260,63 @@ def test_decoding_every_float16():
         out = np.empty(source.shape, np.float32)
         decode(source, out)
         np.testing.assert_array_equal(out.view(np.int32), source.astype(np.float32).view(np.int32))
+
+
+def test_decoding_with_a_factor():
+    """The factor is applied to the exact value, once; also one that is not less than 1, and to what is not finite."""
+    every = np.arange(65536, dtype=np.uint16).view(np.float16)
+    every = every[~np.isnan(every)]
+    for factor in (2.0**-16, 0.3, 1.0, 7.0, 2.0**20):
+        out = np.empty(every.size, np.float32)
+        decode(every, out, factor)
+        np.testing.assert_array_equal(out, every.astype(np.float32) * np.float32(factor))
+
+
+def float32_to_round():
+    """Of every float16 the value, the middle to the next, and what lies just beside it; and numbers of all sizes."""
+    every = np.arange(65536, dtype=np.uint16).view(np.float16)
+    values = np.sort(every[np.isfinite(every)].astype(np.float32))
+    middles = (values[1:] + values[:-1]) / 2
+    some = np.random.default_rng(0).integers(0, 2**32, 500_000, dtype=np.uint32).view(np.float32)
+    large = np.float32([65519.99, 65520, 65535.9, 65536, 1e38, np.inf, -np.inf, np.nan])
+    beside = np.concatenate([np.nextafter(middles, np.float32(side)) for side in (-1e9, 1e9)])
+    return {"values": values, "middles": middles, "beside": beside, "some": some[~np.isnan(some)], "large": large}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("which", ["values", "middles", "beside", "some", "large"])
+def test_encoding_rounds_as_numpy_does(which, dtype):
+    import ml_dtypes
+
+    source, dtype = float32_to_round()[which], np.dtype(getattr(ml_dtypes, dtype, dtype))
+    with np.errstate(over="ignore"):
+        for part in (source, source[::-3], source[: source.size // 8 * 8].reshape(8, -1)[:, 1:]):
+            out = np.empty(part.shape, dtype)
+            encode(np.ascontiguousarray(part), out, ledger := Ledger())
+            np.testing.assert_array_equal(out.view(np.uint16), part.astype(dtype).view(np.uint16))
+    assert not any(ledger.now.values())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_adding_on_the_wire(dtype):
+    import ml_dtypes
+
+    random, dtype = np.random.default_rng(0), np.dtype(getattr(ml_dtypes, dtype, dtype))
+    for n in (0, 1, 100_000):
+        a, b = (random.standard_normal(n) * 2.0 ** random.integers(-24, 12, n) for _ in range(2))
+        a, b = a.astype(dtype), b.astype(dtype)
+        expected = (a.astype(np.float32) + b.astype(np.float32)).astype(dtype)
+        add(a, b, Ledger())
+        np.testing.assert_array_equal(a.view(f"u{dtype.itemsize}"), expected.view(f"u{dtype.itemsize}"))
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_one_number_that_is_not_finite_is_seen(bad):
+    numbers = np.full(100_000, -65504, np.float16)
+    assert finite(numbers, Ledger())
+    assert finite(numbers[:0], Ledger())
+    numbers[77_777] = bad
+    assert not finite(numbers, Ledger())
 
 
 def test_loss_scale():
@@ -291,10 +346,10 @@ def test_imports_point_downward():
         "partition": set(),
         "errors": set(),
         "blas": set(),
-        "precision": set(),
+        "precision": {"ledger"},
         "optim": {"ledger", "precision"},
         "mlp": {"ledger", "precision"},
-        "comm": {"collectives", "errors", "ledger", "transport"},
+        "comm": {"collectives", "errors", "ledger", "precision", "transport"},
         "cluster": {"errors", "jsonfile"},
         "jsonfile": {"errors"},
         "clock": {"cluster", "collectives"},

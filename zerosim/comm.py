@@ -1,7 +1,7 @@
 """The one door: only here do bytes leave or reach a rank, and here they are counted.
 
 A verb runs an algorithm's exchanges over a transport. Vectors are cut into N slices, as equal as can be; rank r owns
-slice r. Sums are made here, in the dtype that travels, for MPI knows no float16.
+slice r. Sums are made here, each rounded to the dtype that travels, for MPI knows no float16.
 
 What is to be summed goes in segments: all of an exchange's segments are sent off at once, and while one is added the
 next is on its way, through a scratch that stays in the processor's cache. So a slice of any size needs no more room.
@@ -19,6 +19,7 @@ from zerosim.collectives import ALGORITHMS, NATIVE, VERBS, Algorithm, NotForN, f
 from zerosim.collectives.moves import Move, move, span
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
+from zerosim.precision import add
 from zerosim.transport import Transport
 
 CONTROL = "control"
@@ -204,7 +205,7 @@ class Comm:
                 for piece, spot in pieces:
                     mine = vector[piece]
                     if step.reduce:
-                        np.add(mine, room[spot], out=mine)
+                        add(mine, room[spot], self._ledger)
                     else:
                         mine[:] = room[spot]
             for sending in sent:

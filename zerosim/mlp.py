@@ -1,12 +1,13 @@
 """The model: a linear map or an MLP, forward and backward written by hand.
 
-A layer is y = relu(x W' + b), the last one without relu; no layer but the last makes it a linear model. Shapes:
+A layer is y = relu(W x + b), the last one without relu; no layer but the last makes it a linear model. A column is a
+row of the data, so that what a panel of W makes is one piece of memory. Shapes:
 
-    x (rows, inputs)    W (outputs, inputs)    b (outputs,)    y (rows, outputs)
+    x (inputs, rows)    W (outputs, inputs)    b (outputs,)    y (outputs, rows)
 
 A layer's parameters are one vector: W row by row, then b. Numbers are stored in one dtype and computed in another (the
-same in fp32). Where they differ, panels of at most `PANEL` rows or columns are decoded to scratch, multiplied there,
-and the result is encoded where it belongs, so that no array of a layer's size is needed for it.
+same in fp32). Where they differ, panels of at most `PANEL` rows or columns of W are decoded to scratch, multiplied
+there, and the result is encoded where it belongs, so that no array of a layer's size is needed for it.
 """
 
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ from itertools import pairwise
 import numpy as np
 
 from zerosim.ledger import Ledger
-from zerosim.precision import decode
+from zerosim.precision import decode, encode
 
 PANEL = 128
-"""Rows or columns of a weight matrix handled at a time."""
+"""Rows or columns of a weight matrix handled at a time, where they go through scratch."""
 
 
 class MLP:
@@ -35,6 +36,7 @@ class MLP:
         self.dtype, self.compute, self.ledger = dtype, compute, ledger
         self.layers = range(len(widths) - 1)
         self.sizes = [(a + 1) * b for a, b in pairwise(widths)]
+        self._panel = max(widths) if dtype == compute else PANEL
 
     def views(self, k: int, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return W (outputs, inputs) and b (outputs,) as views of layer k's parameters."""
@@ -44,18 +46,18 @@ class MLP:
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, k: int, parameters: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Return y = relu(x W' + b) as a new array of activations, which the caller releases; no relu at the end."""
+        """Return y = relu(W x + b) as a new array of activations, which the caller releases; no relu at the end."""
         W, b = self.views(k, parameters)
-        y = self.ledger.take("activations", (x.shape[0], W.shape[0]), self.dtype)
+        y = self.ledger.take("activations", (W.shape[0], x.shape[1]), self.dtype)
         with self._decoded(x) as x_:
-            for rows in panels(W.shape[0]):
-                self._forward_panel(x_, W[rows], b[rows], y[:, rows], relu=k < self.layers[-1])
+            for rows in panels(W.shape[0], self._panel):
+                self._forward_panel(x_, W[rows], b[rows], y[rows], relu=k < self.layers[-1])
         return y
 
     def _forward_panel(self, x: np.ndarray, W: np.ndarray, b: np.ndarray, y: np.ndarray, relu: bool) -> None:
         with self._decoded(W) as W_, self._encoding(y) as y_:
-            np.matmul(x, W_.T, out=y_)
-            y_ += b
+            np.matmul(W_, x, out=y_)
+            y_ += b[:, None]
             if relu:
                 np.maximum(y_, 0, out=y_)
 
@@ -64,47 +66,47 @@ class MLP:
     def parameter_gradient(
         self, x: np.ndarray, dy: np.ndarray, start: int, stop: int, out: np.ndarray, add: bool = False
     ) -> None:
-        """Write, or add, elements `start` to `stop` of a layer's gradient (dW = dy' x row by row, then db) to `out`.
+        """Write, or add, elements `start` to `stop` of a layer's gradient (dW = dy x' row by row, then db) to `out`.
 
         `x` and `dy` are the layer's input and the gradient of its output before relu; `out` may be longer, and what is
         beyond is set to 0.
         """
-        weights = x.shape[1] * dy.shape[1]
+        weights = x.shape[0] * dy.shape[0]
         self._weight_gradient(x, dy, start, min(stop, weights), out, add)
         if stop > weights:
             first = max(start, weights)
-            self._bias_panel(dy[:, first - weights : stop - weights], out[first - start : stop - start], add)
+            self._bias_gradient(dy[first - weights : stop - weights], out[first - start : stop - start], add)
         out[stop - start :] = 0
 
     def _weight_gradient(
         self, x: np.ndarray, dy: np.ndarray, start: int, stop: int, out: np.ndarray, add: bool
     ) -> None:
         with self._decoded(x) as x_:
-            for at, rows, columns in rectangles(start, stop, x.shape[1]):
+            for at, rows, columns in rectangles(start, stop, x.shape[0], PANEL if add else self._panel):
                 height, width = rows.stop - rows.start, columns.stop - columns.start
                 dW = out[at - start : at - start + height * width].reshape(height, width)
-                self._weight_panel(dy[:, rows], x_[:, columns], dW, add)
+                self._weight_panel(dy[rows], x_[columns], dW, add)
 
     def _weight_panel(self, dy: np.ndarray, x: np.ndarray, dW: np.ndarray, add: bool) -> None:
         with self._decoded(dy) as dy_, self._encoding(dW, add) as dW_:
-            np.matmul(dy_.T, x, out=dW_)
+            np.matmul(dy_, x.T, out=dW_)
 
-    def _bias_panel(self, dy: np.ndarray, db: np.ndarray, add: bool) -> None:
-        with self._encoding(db, add) as db_:
-            np.sum(dy, axis=0, dtype=self.compute, out=db_)
+    def _bias_gradient(self, dy: np.ndarray, db: np.ndarray, add: bool) -> None:
+        with self._decoded(dy) as dy_, self._encoding(db, add) as db_:
+            np.sum(dy_, axis=1, out=db_)
 
     def input_gradient(self, k: int, parameters: np.ndarray, dy: np.ndarray, x: np.ndarray) -> None:
-        """Replace layer k's input `x`, which is the relu of the layer before, by its gradient dx = dy W where x > 0."""
+        """Replace layer k's input `x`, the relu of the layer before, by its gradient, W' dy where x > 0 and else 0."""
         W, _ = self.views(k, parameters)
         with self._decoded(dy) as dy_:
-            for columns in panels(W.shape[1]):
-                self._input_panel(dy_, W[:, columns], x[:, columns])
+            for columns in panels(W.shape[1], self._panel):
+                self._input_panel(dy_, W[:, columns], x[columns])
 
     def _input_panel(self, dy: np.ndarray, W: np.ndarray, x: np.ndarray) -> None:
         with self.ledger.borrow("buffers", x.shape, bool) as dead:
-            np.less_equal(x, 0, out=dead)
+            np.less_equal(x.view(f"i{x.itemsize}"), 0, out=dead)  # the sign is the same, and 16-bit floats are slow
             with self._decoded(W) as W_, self._encoding(x) as dx:
-                np.matmul(dy, W_, out=dx)
+                np.matmul(W_.T, dy, out=dx)
                 np.copyto(dx, 0, where=dead)
 
     # loss ------------------------------------------------------------------------------------------------------------
@@ -112,17 +114,18 @@ class MLP:
     def cross_entropy(self, logits: np.ndarray, y: np.ndarray, scale: float) -> float:
         """Return the softmax cross-entropy summed over rows; `logits` become their gradient times `scale`.
 
-        `y` holds a class number for each row. The gradient of a row's loss is softmax(logits) - onehot(y).
+        `logits` has the shape (classes, rows), and `y` holds a class number for each row. The gradient of a row's loss
+        is softmax(logits) - onehot(y).
         """
         rows = np.arange(y.size)
         with self._decoded(logits) as z:
-            z -= z.max(axis=1, keepdims=True)
-            loss = -np.sum(z[rows, y], dtype=np.float64)
+            z -= z.max(axis=0)
+            loss = -np.sum(z[y, rows], dtype=np.float64)
             np.exp(z, out=z)
-            sums = z.sum(axis=1, keepdims=True)
+            sums = z.sum(axis=0)
             loss += np.sum(np.log(sums), dtype=np.float64)
             z /= sums
-            z[rows, y] -= 1
+            z[y, rows] -= 1
             z *= scale
             logits[:] = z
         return float(loss)
@@ -130,10 +133,11 @@ class MLP:
     def squared_error(self, outputs: np.ndarray, y: np.ndarray, scale: float) -> float:
         """Return the squared error, a mean over outputs summed over rows; `outputs` become its gradient times `scale`.
 
-        `y` has the shape of `outputs`. The gradient of a row's loss is 2 (output - y) / number of outputs.
+        `outputs` has the shape (outputs, rows), `y` (rows, outputs). The gradient of a row's loss is
+        2 (output - y) / number of outputs.
         """
         with self._decoded(outputs) as z:
-            z -= y
+            z -= y.T
             loss = float(np.einsum("ij,ij->", z, z, dtype=np.float64)) / y.shape[1]
             z *= scale * 2 / y.shape[1]
             outputs[:] = z
@@ -162,17 +166,17 @@ class MLP:
             if add:
                 np.add(target, scratch, out=target, dtype=self.compute, casting="same_kind")
             else:
-                target[:] = scratch
+                encode(scratch, target, self.ledger)
 
 
-def panels(n: int) -> Iterator[slice]:
-    """Cut range(n) into slices of at most `PANEL`."""
-    for start in range(0, n, PANEL):
-        yield slice(start, min(start + PANEL, n))
+def panels(n: int, most: int) -> Iterator[slice]:
+    """Cut range(n) into slices of at most `most`."""
+    for start in range(0, n, most):
+        yield slice(start, min(start + most, n))
 
 
-def rectangles(start: int, stop: int, width: int) -> Iterator[tuple[int, slice, slice]]:
-    """Cut elements `start` to `stop` of a matrix of the given width into rectangles of at most `PANEL` rows.
+def rectangles(start: int, stop: int, width: int, most: int) -> Iterator[tuple[int, slice, slice]]:
+    """Cut elements `start` to `stop` of a matrix of the given width into rectangles of at most `most` rows.
 
     Yields (first element, rows, columns): a part of a row where the range begins or ends inside one, whole rows
     between.
@@ -185,6 +189,6 @@ def rectangles(start: int, stop: int, width: int) -> Iterator[tuple[int, slice, 
             yield start, slice(row, row + 1), slice(column, end)
             start += end - column
         else:
-            rows = min(whole, PANEL)
+            rows = min(whole, most)
             yield start, slice(row, row + rows), slice(0, width)
             start += rows * width

@@ -4,19 +4,20 @@ That is why ZeRO can cut the optimizer states at all: no element of an update ne
 defaults are PyTorch's (torch.optim.SGD, Adam, AdamW), so that runs can be compared.
 
 p parameters   g gradient   m first moment or momentum   v second moment   t step, from 1   h scratch
+
+What an update costs is passes over memory, so each rule makes as few as it can, and a block's passes are all made
+before the next block's. Adam keeps its moments as sums, without the factors 1 - beta: m is that of the paper divided by
+0.1, v by 0.001, and one factor at the end makes both good.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 
 import numpy as np
 
 from zerosim.ledger import Ledger
-from zerosim.precision import decode
-
-BLOCK = 16384
-"""Elements updated at a time, so that a block and its scratch stay in the processor's cache."""
+from zerosim.precision import BLOCK, decode, encode
 
 MOMENTUM = 0.9
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -33,14 +34,14 @@ class Hyper:
 
 def sgd(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper) -> None:
     """p <- p - lr (g + decay p)."""
-    _decay(p, g, h, hyper)
-    g *= hyper.lr
-    p -= g
+    g = _decayed(p, g, h, hyper)
+    np.multiply(g, hyper.lr, out=h)
+    p -= h
 
 
 def momentum(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.ndarray) -> None:
     """Heavy-ball momentum without dampening: m <- 0.9 m + g, p <- p - lr m."""
-    _decay(p, g, h, hyper)
+    g = _decayed(p, g, h, hyper)
     m *= MOMENTUM
     m += g
     np.multiply(m, hyper.lr, out=h)
@@ -49,8 +50,7 @@ def momentum(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.nd
 
 def adam(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.ndarray, v: np.ndarray) -> None:
     """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1) with weight decay added to the gradient."""
-    _decay(p, g, h, hyper)
-    _adam(p, g, h, hyper, m, v)
+    _adam(p, _decayed(p, g, h, hyper), h, hyper, m, v)
 
 
 def adamw(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.ndarray, v: np.ndarray) -> None:
@@ -60,25 +60,31 @@ def adamw(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.ndarr
 
 
 def _adam(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper, m: np.ndarray, v: np.ndarray) -> None:
+    """m <- 0.9 m + g, v <- 0.999 v + g g, p <- p - rate m / (sqrt(v) + epsilon / root); g may lie in h.
+
+    `root` times sqrt(v) is that of the paper, bias corrected; so is `rate` times `root` times m.
+    """
+    root = sqrt((1 - BETA2) / (1 - BETA2**hyper.t))
+    rate = hyper.lr * (1 - BETA1) / (1 - BETA1**hyper.t) / root
     m *= BETA1
-    np.multiply(g, 1 - BETA1, out=h)
-    m += h
+    m += g
     v *= BETA2
     np.multiply(g, g, out=h)
-    h *= 1 - BETA2
     v += h
     np.sqrt(v, out=h)
-    h /= sqrt(1 - BETA2**hyper.t)
-    h += EPSILON
+    h += EPSILON / root
     np.divide(m, h, out=h)
-    h *= hyper.lr / (1 - BETA1**hyper.t)
+    h *= rate
     p -= h
 
 
-def _decay(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper) -> None:
-    if hyper.weight_decay:
-        np.multiply(p, hyper.weight_decay, out=h)
-        g += h
+def _decayed(p: np.ndarray, g: np.ndarray, h: np.ndarray, hyper: Hyper) -> np.ndarray:
+    """Return g + decay p, in the scratch; without decay, g itself, which is never written to."""
+    if not hyper.weight_decay:
+        return g
+    np.multiply(p, hyper.weight_decay, out=h)
+    h += g
+    return h
 
 
 RULES: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
@@ -116,25 +122,29 @@ class Optimizer:
         weights = states.get("master", parameters)
         hyper = Hyper(self._lr, self._weight_decay, self.t)
         block = min(BLOCK, weights.size)
-        with ledger.borrow("buffers", (2, block), weights.dtype) as scratch:
+        as_it_is = gradients.dtype == weights.dtype and factor == 1.0
+        with ledger.borrow("buffers", (1 if as_it_is else 2, block), weights.dtype) as scratch:
             for start in range(0, weights.size, block):
                 at = slice(start, min(start + block, weights.size))
-                g, h = scratch[:, : at.stop - at.start]
-                decode(gradients[at], g)
-                g *= factor
+                h, g = scratch[0, : at.stop - at.start], gradients[at]
+                if not as_it_is:
+                    decode(g, scratch[1, : g.size], factor)
+                    g = scratch[1, : g.size]
                 self._rule(weights[at], g, h, hyper, *(states[name][at] for name in self._moments))
                 if weights is not parameters:
-                    parameters[at] = weights[at]
+                    encode(weights[at], parameters[at], ledger)
 
 
-def sum_of_squares(gradients: np.ndarray, ledger: Ledger) -> float:
-    """Return the sum of squares in float64; inf or nan if any element is, and else finite up to float32."""
+def sum_of_squares(gradients: np.ndarray, dtype: np.dtype, ledger: Ledger) -> float:
+    """Return the sum of squares, made in the computing dtype; inf or nan if any element is, and else finite."""
     total = 0.0
     block = min(BLOCK, gradients.size)
-    with ledger.borrow("buffers", block, np.float64) as scratch:
+    with ledger.borrow("buffers", block, dtype) as scratch:
         for start in range(0, gradients.size, block):
             part = gradients[start : start + block]
             g = scratch[: part.size]
-            g[:] = part
-            total += float(g @ g)
+            decode(part, g)
+            g *= g
+            squares = float(g.sum())
+            total += squares if isfinite(squares) else float(np.sum(np.square(part, dtype=np.float64)))
     return total

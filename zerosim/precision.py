@@ -6,9 +6,12 @@ fp16 has a small range, so the loss is multiplied by a scale that is found while
 and needs none.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from zerosim.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,116 @@ def precision(name: str) -> Precision:
 NAMES = ("fp32", "fp16", "bf16", "fp64")
 
 
-def decode(source: np.ndarray, out: np.ndarray) -> None:
-    """Copy `source` to `out`, a contiguous array of a wider type and the same shape: exact, and fast for float16.
+BLOCK = 32768
+"""Elements that pass through scratch at a time: a block and its scratch stay in the processor's cache."""
 
-    NumPy decodes float16 a number at a time. Here its bits are moved to where float32 has them, which leaves the
-    exponent too small by 112, and one multiplication makes that good, for subnormal numbers too. What was inf or nan
-    comes out as 65536 or more, which float16 does not have; then NumPy does it.
+
+def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Cut arrays of one shape in the same way, into parts of about `BLOCK` elements: runs of rows, or of elements."""
+    if all(array.flags.c_contiguous for array in arrays):
+        arrays = tuple(array.reshape(-1) for array in arrays)
+    rows = len(arrays[0])
+    step = max(1, BLOCK * rows // max(1, arrays[0].size))
+    for start in range(0, rows, step):
+        yield tuple(array[start : start + step] for array in arrays)
+
+
+def decode(source: np.ndarray, out: np.ndarray, factor: float = 1.0) -> None:
+    """Write `source` times a positive `factor` to `out`, of the computing dtype and the same shape; exact for factor 1.
+
+    NumPy decodes float16 a number at a time. Here, a block at a time, its bits are moved to where float32 has them,
+    which leaves the exponent too small by 112, and one multiplication makes that good, for subnormal numbers too. What
+    was inf or nan comes out as 65536 or more, which float16 does not have; then NumPy does it.
     """
-    if (source.dtype, out.dtype) != (np.float16, np.float32) or not out.size:
+    for part, to in blocks(source, out):
+        if (source.dtype, out.dtype) == (np.float16, np.float32):
+            _from_half(part, to, factor)
+        elif factor == 1.0:
+            to[...] = part
+        else:
+            np.multiply(part, np.asarray(factor, out.dtype), out=to, dtype=out.dtype)
+
+
+def encode(source: np.ndarray, out: np.ndarray, ledger: Ledger) -> None:
+    """Round `source`, of the computing dtype, to `out`, of the same shape: to nearest, ties to even, as NumPy does."""
+    if (source.dtype, out.dtype) != (np.float32, np.float16):
+        for part, to in blocks(source, out):
+            to[...] = part
+        return
+    with ledger.borrow("buffers", (2, min(BLOCK, source.size)), np.int32) as scratch:
+        for part, to in blocks(source, out):
+            _to_half(part, to, *scratch[:, : part.size].reshape(2, *part.shape))
+
+
+def add(mine: np.ndarray, incoming: np.ndarray, ledger: Ledger) -> None:
+    """Add `incoming` to `mine`, vectors of the dtype that travels, rounding each sum once.
+
+    NumPy, too, adds float16 in float32, but a number at a time.
+    """
+    if mine.dtype != np.float16:
+        np.add(mine, incoming, out=mine)
+        return
+    with ledger.borrow("buffers", (2, min(BLOCK, mine.size)), np.float32) as scratch:
+        for a, b in blocks(mine, incoming):
+            a_, b_ = scratch[:, : a.size]
+            decode(a, a_)
+            decode(b, b_)
+            a_ += b_
+            encode(a_, a, ledger)
+
+
+def finite(numbers: np.ndarray, ledger: Ledger) -> bool:
+    """Return whether no number of a float16 vector is inf or nan: none has all bits of the exponent set."""
+    with ledger.borrow("buffers", min(BLOCK, numbers.size), np.int16) as scratch:
+        for (part,) in blocks(numbers.view(np.int16)):
+            if np.bitwise_and(part, 0x7FFF, out=scratch[: part.size]).max() >= 0x7C00:
+                return False
+    return True
+
+
+# IEEE 754 as integers: float32 has 8 bits of exponent above 23 of fraction, float16 has 5 above 10
+_EXPONENT = np.int32(0x7F800000)
+_SIGN = np.int32(~0x7FFF)
+_GAP = np.int32(~0x70000000)
+_SMALLEST = np.int32((127 - 14) << 23)
+"""2^-14, the smallest normal float16: below it, numbers are 2^-24 apart."""
+_TOO_LARGE = np.int32((127 + 16) << 23)
+_MAGIC = np.int32((13 << 23) + (1 << 22))
+"""Makes of 2^e the number 1.5 x 2^(e + 13), whose neighbours are 2^(e - 10) away, as those of 2^e in float16."""
+_DOWN, _UP = np.float32(2.0**-112), 2.0**112
+
+
+def _from_half(source: np.ndarray, out: np.ndarray, factor: float) -> None:
+    bits = out.view(np.int32)
+    np.copyto(bits, source.view(np.int16))
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, _GAP, out=bits)  # the sign was extended over the exponent
+    up = factor if factor < 1.0 else 1.0  # 2^112 times a larger one might be too large
+    np.multiply(out, np.float32(_UP * up), out=out)
+    if out.size and (out.max() >= 65536 * up or out.min() <= -65536 * up):
+        out[...] = source
+        up = 1.0
+    if factor != up:
+        np.multiply(out, np.float32(factor), out=out)
+
+
+def _to_half(source: np.ndarray, out: np.ndarray, m: np.ndarray, t: np.ndarray) -> None:
+    """Round by adding a number so large that float32 itself drops what float16 cannot hold; then move the bits."""
+    bits, magic, rounded = source.view(np.int32), m.view(np.float32), t.view(np.float32)
+    np.bitwise_and(bits, _EXPONENT, out=m)
+    if m.size and m.max() >= _TOO_LARGE:  # inf, nan, and what becomes inf
         out[...] = source
         return
-    bits = out.view(np.int32)
-    np.left_shift(source.view(np.int16), 13, out=bits, dtype=np.int32)
-    np.bitwise_and(bits, np.int32(~0x70000000), out=bits)  # the sign was extended over the exponent
-    np.multiply(out, np.float32(2.0**112), out=out)
-    if out.max() >= 65536 or out.min() <= -65536:
-        out[...] = source
+    np.maximum(m, _SMALLEST, out=m)
+    np.add(m, _MAGIC, out=m)
+    np.add(source, magic, out=rounded)
+    np.subtract(rounded, magic, out=rounded)
+    np.multiply(rounded, _DOWN, out=rounded)
+    np.right_shift(t, 13, out=t)
+    np.right_shift(bits, 16, out=m)
+    np.bitwise_and(m, _SIGN, out=m)
+    np.bitwise_or(t, m, out=t)
+    np.copyto(out.view(np.int16), t, casting="unsafe")
 
 
 class LossScale:

@@ -14,7 +14,7 @@ from zerosim.ledger import Ledger
 from zerosim.mlp import MLP
 from zerosim.optim import Optimizer, sum_of_squares
 from zerosim.partition import Bucket, Layout
-from zerosim.precision import LossScale, precision
+from zerosim.precision import LossScale, finite, precision
 from zerosim.transport import Transport
 
 
@@ -71,9 +71,11 @@ class Rank:
             yield self.load(rows[micro :: self.config.grad_accum])
 
     def load(self, rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Copy rows of the data: the activations so far, [x], which the caller releases, and targets y."""
-        x = self.ledger.take("activations", (rows.size, self.data.x.shape[1]), self.precision.dtype)
-        np.take(self.data.x, rows, axis=0, out=x, mode="clip")
+        """Copy rows of the data, as columns: the activations so far, [x], which the caller releases, and targets y."""
+        x = self.ledger.take("activations", (self.data.x.shape[1], rows.size), self.precision.dtype)
+        with self.ledger.borrow("buffers", x.shape[::-1], x.dtype) as picked:
+            np.take(self.data.x, rows, axis=0, out=picked, mode="clip")
+            x[...] = picked.T
         return [x], self.data.y[rows]
 
     def loss(self, outputs: np.ndarray, y: np.ndarray) -> float:
@@ -87,14 +89,16 @@ class Rank:
 
         The factor None says that all ranks skip this step; if not, it is the optimizer's next one.
         One all-reduce of a few numbers does it. Where the norm is needed, each rank squares its own slices; their sum
-        is the square of the whole gradient's norm, and if any number on any rank has overflowed, it is not finite on
-        all of them. Clipping is PyTorch's clip_grad_norm_.
+        is the square of the whole gradient's norm. If any number on any rank has overflowed, that sum is not finite on
+        all of them, and where no norm is needed, an inf says so. Clipping is PyTorch's clip_grad_norm_.
         """
         clip, scale = self.config.clip_norm, self.loss_scale.value
         squares = 0.0
-        if clip is not None or self.loss_scale.on:
-            slices = (self.own(self.gradients, bucket) for bucket in self.layout.buckets())
-            squares = sum(sum_of_squares(gradient, self.ledger) for gradient in slices)
+        slices = [self.own(self.gradients, bucket) for bucket in self.layout.buckets()]
+        if clip is not None:
+            squares = sum(sum_of_squares(gradient, self.precision.compute, self.ledger) for gradient in slices)
+        elif self.loss_scale.on and not all(finite(gradient, self.ledger) for gradient in slices):
+            squares = math.inf
         loss, squares = self.comm.sum(loss, squares)
         overflowed = self.loss_scale.on and not math.isfinite(squares)
         self.loss_scale.update(overflowed)

@@ -349,7 +349,7 @@ def evaluate(rank: Rank, stage: ModuleType, rows: np.ndarray) -> tuple[float | N
                 activations.append(stage.forward(rank, k, activations[0]))
                 rank.ledger.release(activations.pop(0))
             if rank.data.classes is not None:
-                correct += float(np.count_nonzero(activations[0].argmax(axis=1) == y))
+                correct += float(np.count_nonzero(activations[0].argmax(axis=0) == y))
             loss += rank.loss(activations[0], y)
             rank.ledger.release(activations.pop())
     loss, correct = rank.comm.sum(loss, correct)
