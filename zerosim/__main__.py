@@ -11,6 +11,7 @@ from zerosim.commands import COMMANDS
 from zerosim.commands.common import Parser, unknown
 from zerosim.errors import Diverged, InputError
 from zerosim.transport.mpi import launched_rank, world
+from zerosim.witness import over_tcp
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,12 +49,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     first = launched_rank() in (None, 0)
     try:
-        transport = world() if launched_rank() is not None else None
         arguments = parse(sys.argv[1:] if argv is None else argv)
-        if not isinstance(arguments, str):
-            return arguments.run(arguments, transport) or 0
-        elif first:
-            print(arguments, end="")
+        if isinstance(arguments, str):
+            if first:
+                print(arguments, end="")
+            return 0
+        if "wire" in (getattr(arguments, "witness", None) or ""):
+            over_tcp()
+        transport = world() if launched_rank() is not None else None
+        return arguments.run(arguments, transport) or 0
     except KeyboardInterrupt:
         print("\nzerosim: interrupted", file=sys.stderr, flush=True)
         return 130

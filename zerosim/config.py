@@ -10,6 +10,7 @@ from zerosim.errors import InputError
 from zerosim.jsonfile import read_json
 from zerosim.optim import BETA1, BETA2, EPSILON, MOMENTUM, RULES
 from zerosim.precision import NAMES as PRECISIONS
+from zerosim.witness import WITNESSES
 
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 0.001, "adamw": 0.001}
 WEIGHT_DECAYS = {"sgd": 0.0, "momentum": 0.0, "adam": 0.0, "adamw": 0.01}
@@ -44,6 +45,7 @@ class Config:
     save: str | None = None
     out: str = "zerosim-out"
     trace_memory: bool = False
+    witness: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         def settle(name: str, value: Any) -> None:
@@ -91,6 +93,11 @@ class Config:
                 raise InputError(
                     f"test_fraction: {self.test_fraction:g} leaves nothing to train on; it must be below 1"
                 )
+        if isinstance(self.witness, str):
+            settle("witness", [name.strip() for name in self.witness.split(",")])
+        for name in self.witness:
+            _one_of("witness", name, WITNESSES)
+        settle("witness", tuple(dict.fromkeys(self.witness)))
         for name in ("shuffle", "trace_memory"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: {getattr(self, name)!r} must be true or false")
@@ -98,6 +105,11 @@ class Config:
             value = getattr(self, name)
             if not ((isinstance(value, str) and value) or (value is None and name in ("init", "save"))):
                 raise InputError(f"{name}: {value!r} must be the name of a file or folder")
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        """The witnesses that are called, by name; to trace memory is to call the interpreter."""
+        return tuple(dict.fromkeys((*(("interpreter",) if self.trace_memory else ()), *self.witness)))
 
     def asdict(self) -> dict[str, Any]:
         """Return the settings as JSON takes them."""

@@ -34,6 +34,7 @@ class Rank:
         self, transport: Transport, config: Config, data: Dataset, collective: Algorithm | str | None = None
     ) -> None:
         self.config, self.data = config, data
+        self._transport, self._collective = transport, collective
         self.precision = precision(config.precision)
         self.ledger = Ledger()
         self.comm = open_door(transport, self.ledger, collective or config.collective)
@@ -44,6 +45,10 @@ class Rank:
         self.loss_scale = LossScale(self.precision.loss_scaling)
         self.phases: list[tuple[float, float, str]] = []
         """(time.perf_counter(), `comm.seconds` so far, name) at the beginning of each phase of the current step."""
+
+    def stand_in(self) -> "Rank":
+        """Return another rank like this one, with books of its own and nothing allocated."""
+        return Rank(self._transport, self.config, self.data, self._collective)
 
     # memory ----------------------------------------------------------------------------------------------------------
 

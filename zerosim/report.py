@@ -1,5 +1,6 @@
 """Where measurement and formula meet: the report as JSON (docs: README), and the table on the terminal."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,8 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
         "peak": {"measured": run.peak},
         "timeline": run.timeline,
     }
-    if run.traced_peak is not None:
-        memory["traced_peak"] = run.traced_peak
+    if "interpreter" in run.witnesses:
+        memory["traced_peak"] = [witness["peak"] for witness in run.witnesses["interpreter"]]
     return {
         "stage": run.stage,
         "loss": run.loss,
@@ -72,6 +73,7 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
             "received": run.received,
             "sent_equals_received": sum(run.sent) == sum(run.received),
         },
+        "witnesses": run.witnesses,
         "time": run.seconds,
     }
 
@@ -184,7 +186,7 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
         f"{config['precision']}; {data['train_rows']} rows of {data['name']}, {config['batch_size']} per step, "
         f"{report['runs'][0]['steps']} steps. Bytes are per rank."
     )
-    return console_text(heading, table, *_verdicts(report), width=width)
+    return console_text(heading, table, *_verdicts(report), *_witnesses(report), width=width)
 
 
 def console_text(*parts: Any, width: int = 80) -> str:
@@ -201,6 +203,56 @@ def console_text(*parts: Any, width: int = 80) -> str:
     for part in parts:
         console.print(part, end="" if isinstance(part, Table) else "\n")
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _witnesses(report: dict[str, Any]) -> list[Any]:
+    """What the witnesses say as shares of what was counted, of the rank where it is farthest from 1; and the floors."""
+    from rich import box
+    from rich.table import Table
+
+    called = list(report["runs"][0]["witnesses"])
+    if not called:
+        return []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("stage", "", "counted", *called):
+        table.add_column(title, justify="left" if not title else "right", no_wrap=True)
+    for run in report["runs"]:
+        for what, counted in _counted(run).items():
+            said = {name: [own.get(what) for own in run["witnesses"][name]] for name in called}
+            if any(numbers[0] is not None for numbers in said.values()):
+                cells = [_farthest(numbers, counted) for numbers in said.values()]
+                table.add_row(str(run["stage"]), what.replace("_", " "), si(max(counted)), *cells)
+    lines = ["Witnesses, as shares of what was counted, on the rank where they are farthest from 1:", table]
+    if "os" in called:
+        own = report["runs"][0]["witnesses"]["os"][0]
+        lines.append(
+            f"os: above the floor of libraries and data on rank 0, {si(own['floor_written'])} of written pages at rest "
+            f"and {si(own['floor_resident'])} resident at the peak."
+        )
+    if "wire" in called:
+        lines.append("wire: over TCP, from the first step to the last evaluation, with what MPI adds to a message.")
+    return lines
+
+
+def _counted(run: dict[str, Any]) -> dict[str, list[int]]:
+    """What the ledger and the door counted of that on which witnesses are heard, per rank."""
+    wire = run["witnesses"].get("wire", [])
+    return {
+        "at_rest": [sum(own.values()) for own in run["memory"]["at_rest"]["measured"]],
+        "peak": [own["total"] for own in run["memory"]["peak"]["measured"]],
+        "sent": [own["counted_sent"] for own in wire],
+        "received": [own["counted_received"] for own in wire],
+    }
+
+
+def _farthest(said: list[int | None], counted: list[int]) -> str:
+    """The share farthest from 1; "=" says that all are equal to the byte."""
+    if said[0] is None:
+        return ""
+    if said == counted:
+        return "="
+    shares = [a / b if b else math.inf for a, b in zip(said, counted, strict=True) if a is not None and (a or b)]
+    return f"{max(shares, key=lambda share: abs(share - 1)):.4f}"
 
 
 def _verdicts(report: dict[str, Any]) -> list[str]:

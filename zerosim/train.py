@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -22,12 +21,14 @@ from zerosim.comm import CONTROL, Comm, chosen, open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
 from zerosim.errors import Diverged, InputError
+from zerosim.heap import give_back, keep
 from zerosim.ledger import CLASSES, Ledger
 from zerosim.precision import precision
 from zerosim.rank import Rank
 from zerosim.stages import STAGES
 from zerosim.transport import Transport, connect
 from zerosim.weightfile import WeightWriter, check_writable, open_weights
+from zerosim.witness import WITNESSES, Witness
 
 Progress = Callable[[int, int, int, float], None]
 """Called on rank 0 after each step: stage, step from 1, steps in all, loss."""
@@ -50,8 +51,6 @@ class Run:
     """Per rank: bytes by memory class, after the last step."""
     peak: list[dict[str, int]] = field(default_factory=list)
     """Per rank: bytes by memory class and "total", at the greatest total within any step."""
-    traced_peak: list[int] | None = None
-    """Per rank: the interpreter's own count of the same, in bytes, if memory was traced."""
     sent_per_step: list[dict[str, int]] = field(default_factory=list)
     """Per rank: bytes sent by verb in each step (they are all alike)."""
     messages_per_step: list[int] = field(default_factory=list)
@@ -61,6 +60,8 @@ class Run:
     """Per rank: all bytes handed to the transport."""
     received: list[int] = field(default_factory=list)
     """Per rank: all bytes that the transport says have arrived."""
+    witnesses: dict[str, list[dict[str, int]]] = field(default_factory=dict)
+    """By witness, per rank: its testimony, in bytes (`zerosim.witness`)."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Medians over the steps, on rank 0: "seconds_per_step", "compute", "communicate" (waiting included), "update"."""
     timeline: dict[str, Any] = field(default_factory=dict)
@@ -92,6 +93,8 @@ def train(config: Config, comm: Any = None, data: Dataset | None = None, progres
     under MPI with its traceback and MPI_Abort, in `run_threads` by an exception in the caller.
     """
     transport = connect(comm)
+    if transport.backend == "mpi":
+        keep()
     try:
         with one_thread() if transport.backend == "mpi" else nullcontext():
             return _train(transport, config, data, progress)
@@ -147,8 +150,9 @@ def _slices_sent(collective: Algorithm | str, N: int) -> dict[str, list[int]] | 
 
 def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tuple[Dataset, Algorithm | str]:
     """Load the data, choose the collective, and check all that can be wrong before anything is trained."""
-    if config.trace_memory and transport.backend == "threads" and transport.size > 1:
-        raise InputError("trace_memory: the interpreter cannot tell in-process ranks apart; use mpirun, or one rank")
+    if config.witnesses and transport.backend == "threads" and transport.size > 1:
+        which = "trace_memory" if config.trace_memory else "witness"
+        raise InputError(f"{which}: no witness can tell in-process ranks apart; use mpirun, or one rank")
     if config.batch_size < transport.size * config.grad_accum:
         raise InputError(
             f"batch_size: {config.batch_size} rows are too few for {transport.size} ranks with {config.grad_accum} "
@@ -182,59 +186,95 @@ def _run_stage(
 ) -> Run:
     config, stage, run = rank.config, STAGES[number], Run(number)
     with ExitStack() as stack:
-        if config.trace_memory:
-            tracemalloc.start()
-            stack.callback(tracemalloc.stop)
+        witnesses = {name: outside.agreed(WITNESSES[name], outside) for name in config.witnesses}
+        if any(witness.rehearses for witness in witnesses.values()):
+            _rehearse(stage, rank, outside, rows[0])
+        for witness in witnesses.values():
+            stack.callback(witness.close)
+        _let_look(witnesses, "before_allocation", outside)
         outside.agreed(stage.allocate, rank)
-        watch = _Watch(rank, config.trace_memory)
-        per_epoch = len(rows[0]) // config.batch_size
-        steps = config.steps or (config.epochs or 0) * per_epoch
-        while len(run.loss) < steps:
-            epoch = len(run.epochs) + 1
-            for batch in batches(rows[0], config.batch_size, epoch, config.seed, config.shuffle)[
-                : steps - len(run.loss)
-            ]:
-                loss = watch.step(stage, batch) / config.batch_size
-                _check_loss(rank, loss, number, len(run.loss) + 1)
-                run.loss.append(loss if math.isfinite(loss) else None)
-                if progress:
-                    progress(number, len(run.loss), steps, loss)
-            run.epochs.append(_epoch(epoch, run.loss[(epoch - 1) * per_epoch :], rank, stage, rows))
+        give_back()
+        _let_look(witnesses, "after_allocation", outside)
+        before = outside.sent.total(), outside.received
+        watch = _Watch(rank, list(witnesses.values()))
+        _train_and_evaluate(run, stage, rank, watch, rows, progress)
+        at_rest = dict(rank.ledger.now)
+        after = outside.sent.total() + rank.comm.sent.total(), outside.received + rank.comm.received
+        _let_look(witnesses, "at_rest", outside)
+        testimony = {name: witness.testimony() for name, witness in witnesses.items()}
+    if "wire" in testimony:
+        testimony["wire"] |= {"counted_sent": after[0] - before[0], "counted_received": after[1] - before[1]}
     run.skipped_steps = len(run.loss) - watch.updates
     run.final_loss_scale = rank.loss_scale.value
-    at_rest = dict(rank.ledger.now)
     run.weights_sha256 = _hash_and_save(rank)
     everyone = _gather(
         outside,
         [
             at_rest,
             watch.peak,
-            watch.traced_peak,
             watch.sent,
             watch.messages,
             rank.comm.sent[CONTROL],
             rank.comm.sent.total(),
             rank.comm.received,
+            testimony,
         ],
     )
     columns = [list(column) for column in zip(*everyone, strict=True)]
-    run.at_rest, run.peak, traced, run.sent_per_step, run.messages_per_step, run.control, run.sent, run.received = (
-        columns
-    )
-    run.traced_peak = traced if config.trace_memory else None
+    run.at_rest, run.peak, run.sent_per_step, run.messages_per_step, run.control, run.sent, run.received = columns[:-1]
+    run.witnesses = {name: [rank_[name] for rank_ in columns[-1]] for name in testimony}
     run.seconds, run.timeline = _gather(outside, [watch.medians(), watch.timeline])[0]
     return run
+
+
+def _train_and_evaluate(
+    run: Run,
+    stage: ModuleType,
+    rank: Rank,
+    watch: "_Watch",
+    rows: tuple[np.ndarray, np.ndarray],
+    progress: Progress | None,
+) -> None:
+    config = rank.config
+    per_epoch = len(rows[0]) // config.batch_size
+    steps = config.steps or (config.epochs or 0) * per_epoch
+    while len(run.loss) < steps:
+        epoch = len(run.epochs) + 1
+        shuffled = batches(rows[0], config.batch_size, epoch, config.seed, config.shuffle)
+        for batch in shuffled[: steps - len(run.loss)]:
+            loss = watch.step(stage, batch) / config.batch_size
+            _check_loss(rank, loss, run.stage, len(run.loss) + 1)
+            run.loss.append(loss if math.isfinite(loss) else None)
+            if progress:
+                progress(run.stage, len(run.loss), steps, loss)
+        run.epochs.append(_epoch(epoch, run.loss[(epoch - 1) * per_epoch :], rank, stage, rows))
+        give_back()
+
+
+def _rehearse(stage: ModuleType, rank: Rank, outside: Comm, rows: np.ndarray) -> None:
+    """Take one step that nothing remembers, so that the libraries have taken what memory they keep."""
+    stand_in = rank.stand_in()
+    outside.agreed(stage.allocate, stand_in)
+    stage.step(stand_in, rows[: rank.config.batch_size])
+
+
+def _let_look(witnesses: dict[str, Witness], what: str, outside: Comm) -> None:
+    """Tell the witnesses what has happened, while no rank sends anything."""
+    if witnesses:
+        outside.sum(0)
+        for witness in witnesses.values():
+            getattr(witness, what)()
+        outside.sum(0)
 
 
 class _Watch:
     """Takes a rank's steps and notes what the ledger, the door and the clock say of each."""
 
-    def __init__(self, rank: Rank, traced: bool) -> None:
-        self._rank, self._traced = rank, traced
+    def __init__(self, rank: Rank, witnesses: list[Witness]) -> None:
+        self._rank, self._witnesses = rank, witnesses
         self._seconds: list[dict[str, float]] = []
         self.updates = 0
         self.peak = dict(rank.ledger.peak, total=-1)
-        self.traced_peak = 0
         self.sent: dict[str, int] = {}
         self.messages = 0
         self.timeline: dict[str, Any] = {}
@@ -246,15 +286,15 @@ class _Watch:
         held = dict(ledger.now)
         rank.phases.clear()
         ledger.reset_peak()
-        if self._traced:
-            tracemalloc.reset_peak()
+        for witness in self._witnesses:
+            witness.before_step()
         with ExitStack() as stack:
             record = len(self._seconds) < 2  # the first step is slow, so the second one if there is one
             events = stack.enter_context(ledger.recording()) if record else []
             loss, updated = stage.step(rank, batch)
         rank.phase("end")
-        if self._traced:
-            self.traced_peak = max(self.traced_peak, tracemalloc.get_traced_memory()[1])
+        for witness in self._witnesses:
+            witness.after_step()
         if ledger.peak["total"] > self.peak["total"]:
             self.peak = dict(ledger.peak)
         if record:

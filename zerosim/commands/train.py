@@ -51,6 +51,11 @@ def add(commands: Commands) -> None:
         const=True,
         help="also let the interpreter count the memory of each step (slow)",
     )
+    what.add_argument(
+        "--witness",
+        metavar="os,wire",
+        help="also ask the operating system for memory (os), the kernel's TCP sockets for bytes (wire); Linux",
+    )
 
     model = p.add_argument_group("model and data")
     model.add_argument(
