@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import zerosim
 from zerosim import clock, cluster, comm, formulas, timing
 from zerosim.bench import measure
 from zerosim.collectives import ALGORITHMS, NOBODY, VERBS, Exchange, NotForN, Slices, find
+from zerosim.collectives.auto import choice
 from zerosim.collectives.check import Wrong, all_ranks, contributors, trace, verb_of
 from zerosim.collectives.exchange import as_slices
 from zerosim.comm import Comm
@@ -412,6 +414,30 @@ def test_a_file_that_changes_while_training_changes_nothing(tmp_path):
     report = zerosim.build_report(records)
     assert report["identical_weights"]
     assert list(check(report)) == []
+
+
+@pytest.mark.parametrize("N", [1, 2, 3, 4, 7, 8])
+def test_auto_picks_by_size(N):
+    """The same at every stage, so the same bits; the books follow the choice; and the report says what was picked."""
+    short, middle, long = 32 << 10, 1 << 20, 8 << 20
+    assert choice(short, N) == choice(middle, N) == "bruck" if N & (N - 1) else choice(short, N) == "doubling"
+    assert choice(long, N) == "ring"
+    records = train_on(N, collective="auto", hidden=(300, 200), precision="fp32", steps=2)
+    report = zerosim.build_report(records)
+    assert list(check(report, [0, 1, 2, 3], N)) == []
+    sizes = {4 * -(-(a + 1) * b // N) * N for a, b in pairwise(records.widths)}
+    for run in report["runs"]:
+        assert run["traffic"]["collectives"] == {str(size): choice(size, N) for size in sorted(sizes)}
+        assert run["traffic"]["messages"] == run["traffic"]["messages_formula"]
+    assert "picked by size: " + choice(min(sizes), N) in " ".join(zerosim.format_report(report).split())
+
+
+def test_auto_has_the_bits_of_what_it_picks():
+    for N, name in ((2, "doubling"), (3, "bruck")):
+        hashes = [
+            train_on(N, collective=collective, precision="fp16").runs[0].weights_sha256 for collective in ("auto", name)
+        ]
+        assert hashes[0] == hashes[1]
 
 
 def test_native_needs_mpi():

@@ -68,7 +68,8 @@ class Comm:
     """One rank's door. Scratch is taken from `ledger`; `collective` is the algorithm or its name.
 
     `sent` and `messages` count bytes and messages by verb ("control" for those); `received` counts all bytes that the
-    transport says have arrived, and `seconds` the time spent inside.
+    transport says have arrived, and `seconds` the time spent inside. `who` says which algorithm moved vectors of so
+    many bytes, control aside.
     """
 
     modelled = False
@@ -84,6 +85,7 @@ class Comm:
         self.messages: Counter[str] = Counter()
         self.received = 0
         self.seconds = 0.0
+        self.who: dict[int, str] = {}
 
     # the three verbs -------------------------------------------------------------------------------------------------
 
@@ -159,7 +161,10 @@ class Comm:
     # how an exchange is made -----------------------------------------------------------------------------------------
 
     def _verb(self, verb: str, vector: np.ndarray) -> None:
-        self._run(self.algorithm, verb, vector)
+        algorithm = self.algorithm.for_bytes(vector.nbytes, self.size)
+        if self._book is None:
+            self.who[vector.nbytes] = algorithm.name
+        self._run(algorithm, verb, vector)
 
     def _run(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> None:
         started = time.perf_counter()

@@ -8,7 +8,7 @@ ZeRO = Rajbhandari, Rasley, Ruwase, He: ZeRO: Memory Optimizations Toward Traini
 arXiv:1910.02054v3, SC20.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
@@ -82,18 +82,43 @@ def at_rest(stage: int, L: Sequence[int], N: int, precision: str, optimizer: str
     return {"parameters": p, "gradients": g, "optimizer_states": o, "activations": 0, "buffers": 0}
 
 
+Collective = str | Callable[[int], str]
+"""A name of `--collective`, or what names one for a bucket of so many bytes."""
+
+
+def buckets(L: Sequence[int], N: int, bucket: int = 0) -> list[int]:
+    """Elements of each bucket, padded, in order: a layer, or a layer cut at multiples of N.
+
+    A cut bucket has at most `bucket` elements (0: no limit), but N at the least, one for each rank.
+    """
+    sizes = []
+    for a, b in pairwise(L):
+        padded = -(-(a + 1) * b // N) * N
+        cut = max(N, bucket // N * N) if bucket else padded
+        sizes += [cut] * (padded // cut) + [padded % cut] * (padded % cut > 0)
+    return sizes
+
+
 def traffic(
-    stage: int, L: Sequence[int], N: int, precision: str, k: int = 1, collective: str = "ring", rank: int = 0
+    stage: int,
+    L: Sequence[int],
+    N: int,
+    precision: str,
+    bucket: int = 0,
+    k: int = 1,
+    collective: Collective = "ring",
+    rank: int = 0,
 ) -> dict[str, int]:
     """Bytes a rank sends in one step, exactly, by verb: `passes` times the slices that an algorithm sends.
 
     With an algorithm that meets the bandwidth bound that is `volume` of the padded parameters times w (N - 1) / N.
     """
-    slice_bytes = WIDTH[precision] * (padded_parameters(L, N) // N)
-    return {
-        verb: times * sum(slices_sent(collective, verb, N, rank)) * slice_bytes
-        for verb, times in passes(stage, k).items()
-    }
+    w, total = WIDTH[precision], dict.fromkeys(passes(stage, k), 0)
+    for size in buckets(L, N, bucket):
+        name = collective if isinstance(collective, str) else collective(size * w)
+        for verb, times in passes(stage, k).items():
+            total[verb] += times * sum(slices_sent(name, verb, N, rank)) * (size // N) * w
+    return total
 
 
 def messages(
@@ -103,22 +128,17 @@ def messages(
     precision: str,
     bucket: int = 0,
     k: int = 1,
-    collective: str = "ring",
+    collective: Collective = "ring",
     rank: int = 0,
 ) -> int:
-    """Messages a rank sends in one step: for each bucket and pass, those of the algorithm, none above SEGMENT bytes.
-
-    A bucket of at most `bucket` elements (0: no limit) is cut at multiples of N and holds N elements at the least.
-    """
-    segment = SEGMENT // WIDTH[precision]
-    total = 0
-    for a, b in pairwise(L):
-        padded = -(-(a + 1) * b // N) * N
-        cut = max(N, bucket // N * N) if bucket else padded
-        for size in [cut] * (padded // cut) + [padded % cut] * (padded % cut > 0):
-            for verb, times in passes(stage, k).items():
-                sent = slices_sent(collective, verb, N, rank)
-                total += times * sum(-(-slices * (size // N) // segment) for slices in sent)
+    """Messages a rank sends in one step: for each bucket and pass, those of the algorithm, none above SEGMENT bytes."""
+    w, total = WIDTH[precision], 0
+    segment = SEGMENT // w
+    for size in buckets(L, N, bucket):
+        name = collective if isinstance(collective, str) else collective(size * w)
+        for verb, times in passes(stage, k).items():
+            sent = slices_sent(name, verb, N, rank)
+            total += times * sum(-(-slices * (size // N) // segment) for slices in sent)
     return total
 
 

@@ -103,11 +103,11 @@ class MLP:
                 self._input_panel(dy_, W[:, columns], x[columns])
 
     def _input_panel(self, dy: np.ndarray, W: np.ndarray, x: np.ndarray) -> None:
-        with self.ledger.borrow("buffers", x.shape, bool) as dead:
-            np.less_equal(x.view(f"i{x.itemsize}"), 0, out=dead)  # the sign is the same, and 16-bit floats are slow
+        with self.ledger.borrow("buffers", x.shape, bool) as alive:
+            np.greater(x.view(f"i{x.itemsize}"), 0, out=alive)  # the sign is the same, and 16-bit floats are slow
             with self._decoded(W) as W_, self._encoding(x) as dx:
                 np.matmul(W_.T, dy, out=dx)
-                np.copyto(dx, 0, where=dead)
+                dx *= alive
 
     # loss ------------------------------------------------------------------------------------------------------------
 

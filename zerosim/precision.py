@@ -48,7 +48,7 @@ def precision(name: str) -> Precision:
 NAMES = ("fp32", "fp16", "bf16", "fp64")
 
 
-BLOCK = 32768
+BLOCK = 65536
 """Elements that pass through scratch at a time: a block and its scratch stay in the processor's cache."""
 
 
@@ -70,7 +70,7 @@ def decode(source: np.ndarray, out: np.ndarray, factor: float = 1.0) -> None:
     was inf or nan comes out as 65536 or more, which float16 does not have; then NumPy does it.
     """
     for part, to in blocks(source, out):
-        if (source.dtype, out.dtype) == (np.float16, np.float32):
+        if source.dtype.char + out.dtype.char == "ef":  # what NumPy calls float16 and float32
             _from_half(part, to, factor)
         elif factor == 1.0:
             to[...] = part
@@ -80,7 +80,7 @@ def decode(source: np.ndarray, out: np.ndarray, factor: float = 1.0) -> None:
 
 def encode(source: np.ndarray, out: np.ndarray, ledger: Ledger) -> None:
     """Round `source`, of the computing dtype, to `out`, of the same shape: to nearest, ties to even, as NumPy does."""
-    if (source.dtype, out.dtype) != (np.float32, np.float16):
+    if source.dtype.char + out.dtype.char != "fe":
         for part, to in blocks(source, out):
             to[...] = part
         return
@@ -94,7 +94,7 @@ def add(mine: np.ndarray, incoming: np.ndarray, ledger: Ledger) -> None:
 
     NumPy, too, adds float16 in float32, but a number at a time.
     """
-    if mine.dtype != np.float16:
+    if mine.dtype.char != "e":
         np.add(mine, incoming, out=mine)
         return
     with ledger.borrow("buffers", (2, min(BLOCK, mine.size)), np.float32) as scratch:
@@ -134,7 +134,8 @@ def _from_half(source: np.ndarray, out: np.ndarray, factor: float) -> None:
     np.bitwise_and(bits, _GAP, out=bits)  # the sign was extended over the exponent
     up = factor if factor < 1.0 else 1.0  # 2^112 times a larger one might be too large
     np.multiply(out, np.float32(_UP * up), out=out)
-    if out.size and (out.max() >= 65536 * up or out.min() <= -65536 * up):
+    flat = out.reshape(-1)
+    if flat @ flat >= (65536 * up) ** 2 and max(flat.max(), -flat.min()) >= 65536 * up:  # the square costs less
         out[...] = source
         up = 1.0
     if factor != up:

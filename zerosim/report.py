@@ -2,12 +2,14 @@
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import zerosim
 from zerosim import formulas
-from zerosim.collectives import NATIVE, VERBS
+from zerosim.collectives import AUTO, NATIVE, VERBS
+from zerosim.collectives.auto import choice
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.train import Records, Run
@@ -61,6 +63,7 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
         "memory": memory,
         "traffic": {
             "modelled": config.collective == NATIVE,
+            "collectives": {str(nbytes): name for nbytes, name in run.who},
             "per_step": {
                 "measured": [{verb: sent.get(verb, 0) for verb in VERBS} for sent in run.sent_per_step],
                 "formula": max(traffic, key=lambda sent: sum(sent.values())),
@@ -86,7 +89,8 @@ def _traffic(run: Run, records: Records, rank: int) -> dict[str, int]:
         times = formulas.passes(run.stage, config.grad_accum)
         sent = {verb: n * records.slices_sent[verb][rank] * slice_bytes for verb, n in times.items()}
     else:
-        sent = formulas.traffic(run.stage, L, N, config.precision, config.grad_accum, config.collective, rank)
+        collective = _collective(config.collective, N)
+        sent = formulas.traffic(run.stage, L, N, config.precision, config.bucket, config.grad_accum, collective, rank)
     return {verb: sent.get(verb, 0) for verb in VERBS}
 
 
@@ -95,9 +99,13 @@ def _messages(run: Run, records: Records, rank: int) -> int | None:
     config, L, N = records.config, records.widths, records.world_size
     if config.collective == NATIVE or records.slices_sent is not None:
         return None
-    return formulas.messages(
-        run.stage, L, N, config.precision, config.bucket, config.grad_accum, config.collective, rank
-    )
+    collective = _collective(config.collective, N)
+    return formulas.messages(run.stage, L, N, config.precision, config.bucket, config.grad_accum, collective, rank)
+
+
+def _collective(name: str, N: int) -> formulas.Collective:
+    """What the formulas take: a name, or for auto the choice by size."""
+    return partial(choice, N=N) if name == AUTO else name
 
 
 def write_report(report: dict[str, Any], folder: str | Path) -> Path:
@@ -259,11 +267,25 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     runs = report["runs"]
     lines = [_weights_line(report)]
     lines.append(_books_line(report))
+    if report["config"]["collective"] == AUTO:
+        lines.append(_choices_line(report))
     skipped = {run["stage"]: run["skipped_steps"] for run in runs if run["skipped_steps"]}
     if skipped:
         stages = ", ".join(f"{n} at stage {stage}" for stage, n in skipped.items())
         lines.append(f"Skipped steps: {stages} (a gradient overflowed in fp16; every rank skipped together).")
     return lines
+
+
+def _choices_line(report: dict[str, Any]) -> str:
+    """Who moved buckets of which sizes."""
+    sizes: dict[str, list[int]] = {}
+    for nbytes, name in report["runs"][0]["traffic"]["collectives"].items():
+        sizes.setdefault(name, []).append(int(nbytes))
+    spans = (
+        f"{name} for buckets of {si(min(own))}" + (f" to {si(max(own))}" if min(own) < max(own) else "")
+        for name, own in sizes.items()
+    )
+    return f"Collectives, picked by size: {', '.join(spans)}."
 
 
 def _books_line(report: dict[str, Any]) -> str:

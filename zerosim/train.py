@@ -60,6 +60,8 @@ class Run:
     """Per rank: all bytes handed to the transport."""
     received: list[int] = field(default_factory=list)
     """Per rank: all bytes that the transport says have arrived."""
+    who: list[tuple[int, str]] = field(default_factory=list)
+    """(bytes of a bucket, the algorithm that moved it), in ascending order."""
     witnesses: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     """By witness, per rank: its testimony, in bytes (`zerosim.witness`)."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -206,6 +208,7 @@ def _run_stage(
         testimony["wire"] |= {"counted_sent": after[0] - before[0], "counted_received": after[1] - before[1]}
     run.skipped_steps = len(run.loss) - watch.updates
     run.final_loss_scale = rank.loss_scale.value
+    run.who = sorted(rank.comm.who.items())
     run.weights_sha256 = _hash_and_save(rank)
     everyone = _gather(
         outside,

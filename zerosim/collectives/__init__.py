@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from zerosim.collectives import binomial, bruck, doubling, halving, hierarchical, neighbour, pairwise, ring
+from zerosim.collectives import auto, binomial, bruck, doubling, halving, hierarchical, neighbour, pairwise, ring
 from zerosim.collectives.check import trace
 from zerosim.collectives.custom import load
 from zerosim.collectives.exchange import NOBODY, VERBS, Exchange, Generator, NotForN, Slices, as_slices
@@ -46,6 +46,10 @@ class Algorithm:
             return self.own["all_reduce"](rank, N) if "all_reduce" in self.own else ring.reduce_scatter(rank, N)
         return chain(self.exchanges("reduce_scatter", rank, N), self.exchanges("all_gather", rank, N))
 
+    def for_bytes(self, nbytes: int, N: int) -> "Algorithm":
+        """Return who moves a vector of so many bytes on N ranks: this algorithm."""
+        return self
+
     def generator(self, verb: str) -> Generator:
         """Return the exchanges of a verb as a function of (rank, N). Raises KeyError for what is no verb."""
         return partial(self.exchanges, {verb: verb for verb in VERBS}[verb])
@@ -69,6 +73,17 @@ class Algorithm:
         ]
 
 
+class Auto(Algorithm):
+    """Picks an algorithm by size; its own exchanges are those for long vectors."""
+
+    def __init__(self) -> None:
+        super().__init__(AUTO, ALGORITHMS[auto.choice(auto.LONG, 1)].own)
+
+    def for_bytes(self, nbytes: int, N: int) -> Algorithm:
+        """See `Algorithm`."""
+        return ALGORITHMS[auto.choice(nbytes, N)]
+
+
 def _of(name: str, module: Any) -> Algorithm:
     return Algorithm(name, {verb: getattr(module, verb) for verb in VERBS if hasattr(module, verb)})
 
@@ -90,11 +105,14 @@ ALGORITHMS: dict[str, Algorithm] = {
 NATIVE = "native"
 """The name that stands for the MPI library's own collectives."""
 
-NAMES = (*ALGORITHMS, "hierarchical:M", NATIVE, "FILE.py:NAME")
+AUTO = "auto"
+"""The name that stands for a choice by size."""
+
+NAMES = (*ALGORITHMS, "hierarchical:M", AUTO, NATIVE, "FILE.py:NAME")
 
 
 def find(name: str, verb: str | None = None) -> Algorithm:
-    """Return the algorithm called `name`: a key of ALGORITHMS, "hierarchical:M" with M ranks per node, or
+    """Return the algorithm called `name`: a key of ALGORITHMS, "hierarchical:M" with M ranks per node, "auto", or
     "FILE.py:NAME" or "FILE.py", a function, or all functions named as a verb, in a file of the reader's.
 
     `verb` says what a reader's function is meant for, where neither its name nor what it does tells. Raises ValueError
@@ -102,6 +120,8 @@ def find(name: str, verb: str | None = None) -> Algorithm:
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
+    if name == AUTO:
+        return Auto()
     kind, _, argument = name.partition(":")
     if kind == "hierarchical" and argument.isdecimal() and int(argument):
         m = int(argument)
@@ -135,6 +155,7 @@ def prove(algorithm: Algorithm, N: int) -> None:
 
 __all__ = [
     "ALGORITHMS",
+    "AUTO",
     "NAMES",
     "NATIVE",
     "NOBODY",

@@ -1,7 +1,7 @@
 """The interpreter as a witness: tracemalloc sees every array that NumPy allocates.
 
-At rest it adds up NumPy's own domain, so Python's objects do not count. A peak is kept for all domains together only: so
-what a step rises above its own end, when Python's objects are the same, is added to the arrays at rest.
+At rest it adds up NumPy's own domain, so Python's objects do not count. A peak is kept for all domains together only;
+so what a step rises above its own end, when Python's objects are the same, is added to the arrays at rest.
 """
 
 import tracemalloc

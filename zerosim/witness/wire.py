@@ -77,8 +77,8 @@ class Wire(Witness):
             raise InputError(f"witness wire: this system has no TCP_INFO with counts of bytes ({error})") from None
         if door.size > 1 and seen < _PROBE:
             raise InputError(
-                "witness wire: this MPI library's ranks do not talk through TCP sockets; with MPICH on Linux they do, if "
-                "--witness wire is on the command line and the environment has no other settings for its network"
+                "witness wire: this MPI library's ranks do not talk through TCP sockets; with MPICH on Linux they do, "
+                "if --witness wire is on the command line and the environment has no other settings for its network"
             )
 
     def after_allocation(self) -> None:

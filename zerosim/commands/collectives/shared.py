@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from zerosim.collectives import NATIVE, VERBS, Algorithm, find, prove
+from zerosim.collectives import AUTO, NATIVE, VERBS, Algorithm, find, prove
 from zerosim.commands.common import ProgressLine
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
@@ -26,6 +26,8 @@ def algorithm_and_verb(name: str, verb: str | None) -> tuple[Algorithm, str]:
     checked_verb(verb)
     if name == NATIVE:
         raise InputError("native is the MPI library's own: its exchanges cannot be seen; train and bench can use it")
+    if name == AUTO:
+        raise InputError("auto is none of its own: it picks one by size; train and bench can use it")
     try:
         algorithm = find(name, verb)
     except ValueError as error:
