@@ -16,7 +16,7 @@ from contract import check
 
 import zerosim
 from zerosim import clock, cluster, comm, formulas, timing
-from zerosim.bench import measure
+from zerosim.bench.collectives import measure
 from zerosim.collectives import ALGORITHMS, NOBODY, VERBS, Exchange, NotForN, Slices, find
 from zerosim.collectives.auto import choice
 from zerosim.collectives.check import Wrong, all_ranks, contributors, trace, verb_of

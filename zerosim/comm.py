@@ -87,6 +87,11 @@ class Comm:
         self.seconds = 0.0
         self.who: dict[int, str] = {}
 
+    @property
+    def waited(self) -> float:
+        """Seconds so far, of those inside, in which this rank waited for others."""
+        return self._transport.waited
+
     # the three verbs -------------------------------------------------------------------------------------------------
 
     def reduce_scatter(self, vector: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,15 @@ from zerosim.optim import Optimizer, sum_of_squares
 from zerosim.partition import Bucket, Layout
 from zerosim.precision import LossScale, finite, precision
 from zerosim.transport import Transport
+
+
+class Phase(NamedTuple):
+    """The beginning of a phase, and how long the rank had been at the door and waiting by then; all in seconds."""
+
+    at: float
+    inside: float
+    waited: float
+    name: str
 
 
 class Rank:
@@ -43,8 +53,8 @@ class Rank:
         self.layout = Layout(self.model.sizes, transport.size, transport.rank, config.bucket)
         self.optimizer = Optimizer(config.optimizer, config.lr or 0.0, config.weight_decay or 0.0, self.precision.mixed)
         self.loss_scale = LossScale(self.precision.loss_scaling)
-        self.phases: list[tuple[float, float, str]] = []
-        """(time.perf_counter(), `comm.seconds` so far, name) at the beginning of each phase of the current step."""
+        self.phases: list[Phase] = []
+        """The beginnings of the phases of the current step."""
 
     def stand_in(self) -> "Rank":
         """Return another rank like this one, with books of its own and nothing allocated."""
@@ -67,7 +77,7 @@ class Rank:
 
     def phase(self, name: str) -> None:
         """Say what begins now; the time until the next call is this phase's."""
-        self.phases.append((time.perf_counter(), self.comm.seconds, name))
+        self.phases.append(Phase(time.perf_counter(), self.comm.seconds, self.comm.waited, name))
 
     def micro_batches(self, batch: np.ndarray) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
         """Cut this rank's rows of a global batch (row numbers) into micro-batches: activations [x], and targets y."""

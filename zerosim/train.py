@@ -24,7 +24,7 @@ from zerosim.errors import Diverged, InputError
 from zerosim.heap import give_back, keep
 from zerosim.ledger import CLASSES, Ledger
 from zerosim.precision import precision
-from zerosim.rank import Rank
+from zerosim.rank import Phase, Rank
 from zerosim.stages import STAGES
 from zerosim.transport import Transport, connect
 from zerosim.weightfile import WeightWriter, check_writable, open_weights
@@ -65,7 +65,7 @@ class Run:
     witnesses: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     """By witness, per rank: its testimony, in bytes (`zerosim.witness`)."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Medians over the steps, on rank 0: "seconds_per_step", "compute", "communicate" (waiting included), "update"."""
+    """Medians over the steps, on rank 0: "seconds_per_step", "compute", "communicate", of which "waiting", "update"."""
     timeline: dict[str, Any] = field(default_factory=dict)
     """One step of rank 0: "seconds" of each change, bytes by class after it, and the "phases" with their beginnings."""
 
@@ -304,7 +304,7 @@ class _Watch:
             self.timeline = _timeline(held, events, rank.phases)
         self._count(comm.sent - sent, comm.messages - messages)
         self.updates += updated
-        self._seconds.append(_durations(rank.phases))
+        self._seconds.append(durations(rank.phases))
         return loss
 
     def _count(self, sent: Counter[str], messages: Counter[str]) -> None:
@@ -318,27 +318,25 @@ class _Watch:
         return {name: median(step[name] for step in self._seconds) for name in self._seconds[0]}
 
 
-def _durations(phases: list[tuple[float, float, str]]) -> dict[str, float]:
-    """Split a step's time: inside the door, updating, and the rest, which is computing."""
-    update = 0.0
-    for (start, inside, name), (end, inside_end, _) in pairwise(phases):
-        if name == "update":
-            update += (end - start) - (inside_end - inside)
-    total = phases[-1][0] - phases[0][0]
-    communicate = phases[-1][1] - phases[0][1]
+def durations(phases: list[Phase]) -> dict[str, float]:
+    """Split a step's time: inside the door, part of which is waiting, updating, and the rest, which is computing."""
+    first, last = phases[0], phases[-1]
+    update = sum(
+        (end.at - start.at) - (end.inside - start.inside) for start, end in pairwise(phases) if start.name == "update"
+    )
+    total, communicate = last.at - first.at, last.inside - first.inside
     return {
         "seconds_per_step": total,
         "compute": total - communicate - update,
         "communicate": communicate,
+        "waiting": last.waited - first.waited,
         "update": update,
     }
 
 
-def _timeline(
-    held: dict[str, int], events: list[tuple[float, str, int]], phases: list[tuple[float, float, str]]
-) -> dict[str, Any]:
+def _timeline(held: dict[str, int], events: list[tuple[float, str, int]], phases: list[Phase]) -> dict[str, Any]:
     """Turn changes into levels: bytes by class after each event, and at the step's beginning and end."""
-    begin, end = phases[0][0], phases[-1][0]
+    begin, end = phases[0].at, phases[-1].at
     levels = [dict(held)]
     for _, cls, change in events:
         levels.append({**levels[-1], cls: levels[-1][cls] + change})
@@ -346,7 +344,7 @@ def _timeline(
     return {
         "seconds": [max(0.0, t - begin) for t in (begin, *(t for t, _, _ in events), end)],
         **{cls: [level[cls] for level in levels] for cls in CLASSES},
-        "phases": [[start - begin, name] for start, _, name in phases],
+        "phases": [[phase.at - begin, phase.name] for phase in phases],
     }
 
 

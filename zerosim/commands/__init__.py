@@ -2,8 +2,8 @@
 
 from types import ModuleType
 
-from zerosim.commands import collectives, train
+from zerosim.commands import bench, collectives, train, witness
 
-COMMANDS: dict[str, ModuleType] = {"train": train, "collectives": collectives}
+COMMANDS: dict[str, ModuleType] = {"train": train, "collectives": collectives, "bench": bench, "witness": witness}
 
 __all__ = ["COMMANDS"]

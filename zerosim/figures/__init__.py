@@ -2,12 +2,13 @@
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
 `memory`, `traffic`, `loss` and `timeline` draw a training; `exchanges`, `crossover` and `contest` collectives, and
-`travel` animates one.
+`travel` animates one; `step`, `peers` and `scale` benchmarks.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.benches import peers, scale, step
 from zerosim.figures.contest import contest
 from zerosim.figures.crossover import crossover
 from zerosim.figures.exchanges import exchanges
@@ -29,7 +30,10 @@ __all__ = [
     "exchanges",
     "loss",
     "memory",
+    "peers",
     "save",
+    "scale",
+    "step",
     "timeline",
     "traffic",
     "travel",

@@ -11,6 +11,8 @@ class Transport(Protocol):
     rank: int
     size: int
     backend: str
+    waited: float
+    """Seconds so far in which nothing had come, or nothing had gone out, when it was asked for."""
 
     def send(self, array: np.ndarray, to: int) -> Any:
         """Begin to send a contiguous array and return what `wait` takes; it must not change before it is out.

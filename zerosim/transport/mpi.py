@@ -2,7 +2,9 @@
 
 import os
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,7 @@ class MPITransport:
         self.rank, self.size = world.rank, world.size
         self._MPI, self._byte, self._status = MPI, MPI.BYTE, MPI.Status()
         self._types: dict[np.dtype, tuple[Any, Any]] = {}
+        self.waited = 0.0
 
     def send(self, array: np.ndarray, to: int) -> Any:
         """See `zerosim.transport.Transport`."""
@@ -55,14 +58,31 @@ class MPITransport:
         """See `Transport`. The bytes that arrived are MPI's own count."""
         status = self._status
         request = self._comm.Irecv([_octets(array), self._byte], source)
-        while not request.Test(status):
-            give_way()
+        self._until(lambda: request.Test(status))
         return status.Get_count(self._byte)
 
     def wait(self, sending: Any) -> None:
         """See `Transport`."""
-        while not sending.Test():
+        self._until(sending.Test)
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        if done():
+            return
+        began = time.perf_counter()
+        while not done():
             give_way()
+        self.waited += time.perf_counter() - began
+
+    def part(self, n: int) -> "MPITransport | None":
+        """Return this rank's place in a world of the first n ranks, or None if it is not one of them."""
+        comm = self._comm.Split(0 if self.rank < n else self._MPI.UNDEFINED, self.rank)
+        return MPITransport(comm) if self.rank < n else None
+
+    def sleep_until_all(self) -> None:
+        """Wait for all ranks without keeping a core busy."""
+        barrier = self._comm.Ibarrier()
+        while not barrier.Test():
+            time.sleep(0.005)
 
     def barrier(self) -> None:
         """Wait for all ranks, as the MPI library does it; benchmarks start from here."""

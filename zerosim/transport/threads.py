@@ -1,8 +1,9 @@
 """Ranks as threads of one process, for notebooks and tests: the same code above the door, no MPI needed."""
 
 import threading
+import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,19 @@ class ThreadWorld:
                 box.put(Aborted)
 
     @staticmethod
-    def take(box: SimpleQueue) -> Any:
-        """Wait for a letter or a receipt."""
-        letter = box.get()
+    def take(box: SimpleQueue) -> tuple[Any, float]:
+        """Return a letter or a receipt, and the seconds of waiting for it."""
+        waited = 0.0
+        try:
+            letter = box.get_nowait()
+        except Empty:
+            began = time.perf_counter()
+            letter = box.get()
+            waited = time.perf_counter() - began
         if letter is Aborted:
             box.put(Aborted)
             raise Aborted("another rank failed")
-        return letter
+        return letter, waited
 
 
 class ThreadTransport:
@@ -46,6 +53,7 @@ class ThreadTransport:
     def __init__(self, world: ThreadWorld, rank: int) -> None:
         self._world = world
         self.rank, self.size = rank, world.size
+        self.waited = 0.0
 
     def send(self, array: np.ndarray, to: int) -> int:
         """See `Transport`. The receiver copies straight from this array, then gives a receipt."""
@@ -54,7 +62,7 @@ class ThreadTransport:
 
     def recv(self, array: np.ndarray, source: int) -> int:
         """See `Transport`."""
-        letter = self._world.take(self._world.letters[self.rank][source])
+        letter = self._take(self._world.letters[self.rank][source])
         array[...] = letter
         arrived = letter.nbytes
         del letter  # the sender may let go of its array as soon as it has the receipt
@@ -63,7 +71,12 @@ class ThreadTransport:
 
     def wait(self, sending: int) -> None:
         """See `Transport`. What was sent to a rank first has its receipt first."""
-        self._world.take(self._world.receipts[self.rank][sending])
+        self._take(self._world.receipts[self.rank][sending])
+
+    def _take(self, box: SimpleQueue) -> Any:
+        letter, waited = self._world.take(box)
+        self.waited += waited
+        return letter
 
     def abort(self) -> None:
         """Wake the other ranks; `run_threads` raises this rank's exception in the caller."""

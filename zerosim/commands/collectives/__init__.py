@@ -58,6 +58,12 @@ def add(commands: Commands) -> None:
     q = part(
         "bench", bench.run, "under mpirun: the explicit algorithms against the MPI library's own, measured in pairs"
     )
+    bench_flags(q)
+
+
+def bench_flags(q: argparse.ArgumentParser) -> None:
+    """Describe the flags of `collectives bench`, which is `bench collectives` too."""
+    own = "or FILE.py:NAME, a function of your own"
     usual = "ring halving pairwise bruck doubling binomial"
     q.add_argument("algorithms", metavar="ALGORITHM", nargs="*", help=f"names from the list (default: {usual}), {own}")
     _flag(q, "--bytes", f"sizes of the whole vector (default: {SIZES})", str, SIZES)

@@ -4,19 +4,12 @@ import argparse
 from typing import Any
 
 from zerosim import figures
-from zerosim.bench import bench, check_memory
+from zerosim.bench.collectives import bench, check_memory
 from zerosim.collectives import ALGORITHMS, NATIVE
 from zerosim.comm import Comm, chosen
-from zerosim.commands.collectives.shared import (
-    checked_verb,
-    is_first,
-    parse_size,
-    publish,
-    short_name,
-    text_rate,
-    text_seconds,
-)
+from zerosim.commands.collectives.shared import checked_verb, short_name
 from zerosim.commands.common import ProgressLine
+from zerosim.commands.output import is_first, parse_size, publish, text_rate, text_seconds
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.report import binary, console_text, make_folder

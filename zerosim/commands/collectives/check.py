@@ -7,7 +7,8 @@ from zerosim import formulas
 from zerosim.collectives import Algorithm, NotForN
 from zerosim.collectives.check import Wrong, counted, trace
 from zerosim.comm import Comm
-from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks, is_first
+from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks
+from zerosim.commands.output import is_first
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.report import console_text

@@ -6,7 +6,8 @@ from typing import Any
 
 from zerosim import formulas
 from zerosim.collectives import VERBS
-from zerosim.commands.collectives.shared import checked_ranks, is_first
+from zerosim.commands.collectives.shared import checked_ranks
+from zerosim.commands.output import is_first
 from zerosim.report import console_text
 from zerosim.transport import Transport
 

@@ -1,21 +1,7 @@
-"""What the parts of the command share: which algorithm, how many bytes, and how times and rates are written."""
-
-import argparse
-import json
-import re
-from pathlib import Path
-from typing import Any
+"""What the parts of the command share: which algorithm, for which verb and how many ranks."""
 
 from zerosim.collectives import AUTO, NATIVE, VERBS, Algorithm, find, prove
-from zerosim.commands.common import ProgressLine
 from zerosim.errors import InputError
-from zerosim.jsonfile import write_json
-from zerosim.report import si
-from zerosim.transport import Transport
-
-_UNITS = {"": 1, "B": 1, "KB": 1000}
-_UNITS |= {f"{prefix}B": 1000**i for i, prefix in enumerate("kMGT", 1)}
-_UNITS |= {f"{prefix}iB": 1024**i for i, prefix in enumerate("KMGT", 1)}
 
 
 def algorithm_and_verb(name: str, verb: str | None) -> tuple[Algorithm, str]:
@@ -66,51 +52,3 @@ def checked_ranks(N: int, most: int, least: int = 1) -> int:
     if not least <= N <= most:
         raise InputError(f"ranks: {N} must be {least} to {most:,}")
     return N
-
-
-def parse_size(text: str) -> float:
-    """Return bytes from "1e9", "64MiB" or "1 GB". Raises InputError."""
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    try:
-        number = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    except (KeyError, ValueError):
-        number = 0.0
-    if not 1 <= number <= 1e15:
-        raise InputError(f"bytes: {text!r} is no size; say 1e9, 4KiB, 64MiB, 1GB, … (1 B to 1e15 B)")
-    return number
-
-
-def is_first(transport: Transport | None) -> bool:
-    """Whether this process prints."""
-    return transport is None or transport.rank == 0
-
-
-def text_seconds(seconds: float) -> str:
-    """Seconds with four digits: 0.0123 is "12.30 ms"."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= 0.99995 * size or unit == "us":
-            break
-    value = seconds / size
-    return f"{value:.{max(0, 4 - len(str(int(value))))}f} {unit}"
-
-
-def text_rate(rate: float | None) -> str:
-    """Bytes per second, in powers of 1000."""
-    return "-" if rate is None else f"{si(rate)}/s"
-
-
-def publish(result: dict[str, Any], draw: Any, table: str, name: str, arguments: argparse.Namespace) -> None:
-    """Write a result as NAME.json and as a figure into the folder --out, and print it: as JSON, or the table."""
-    from zerosim import figures
-
-    progress = ProgressLine()
-    progress.say("drawing the figure")
-    try:
-        figures.save(draw(result), arguments.out, name)
-    finally:
-        progress.done()
-    path = write_json(result, Path(arguments.out) / f"{name}.json")
-    if arguments.json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        print(f"{table}\nNumbers: {path}\nFigure: {name} (.png and .svg, beside it)")

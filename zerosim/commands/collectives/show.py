@@ -8,8 +8,9 @@ from zerosim import formulas
 from zerosim.collectives import NOBODY, Exchange, NotForN, Slices
 from zerosim.collectives.check import Trace, Wrong, counted, trace
 from zerosim.comm import Comm
-from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks, is_first
+from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks
 from zerosim.commands.common import ProgressLine
+from zerosim.commands.output import is_first
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.report import console_text, make_folder

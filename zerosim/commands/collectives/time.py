@@ -4,21 +4,12 @@ import argparse
 from typing import Any
 
 from zerosim import cluster, figures
-from zerosim.bench import measure
+from zerosim.bench.collectives import measure
 from zerosim.collectives import ALGORITHMS
 from zerosim.comm import Comm
-from zerosim.commands.collectives.shared import (
-    checked_ranks,
-    checked_verb,
-    is_first,
-    parse_size,
-    publish,
-    right_algorithm,
-    short_name,
-    text_rate,
-    text_seconds,
-)
+from zerosim.commands.collectives.shared import checked_ranks, checked_verb, right_algorithm, short_name
 from zerosim.commands.common import ProgressLine
+from zerosim.commands.output import is_first, parse_size, publish, text_rate, text_seconds
 from zerosim.ledger import Ledger
 from zerosim.report import console_text, make_folder, si
 from zerosim.timing import compare

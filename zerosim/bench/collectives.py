@@ -7,7 +7,6 @@ Beside it stands the bound: the time in which every rank at once merely copies a
 to move.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from zerosim.bench.shared import LEAST, MOST, spread, together
 from zerosim.cluster import THIS_MACHINE, Cluster
 from zerosim.collectives import NATIVE, Algorithm
 from zerosim.collectives.moves import span
@@ -30,8 +30,6 @@ from zerosim.transport.mpi import MPITransport
 SCHEMA = "zerosim.collectives.bench/1"
 
 Contestant = Callable[[np.ndarray], Any]
-LEAST, MOST = 7, 300
-"""Repetitions of a size."""
 
 
 def bench(
@@ -115,7 +113,7 @@ def _contest(
             (spent,) = control.sum(spent if rank == 0 else 0.0)
             repetitions = max(LEAST, min(MOST, int(budget / spent)))
         progress(f"{verb} of {elements * dtype.itemsize:,} bytes: {done} of {repetitions}")
-    everyone = [json.loads(text) for text in control.gather_bytes(json.dumps(times).encode())]
+    everyone = together(transport, times)
     return {name: np.max([mine[name] for mine in everyone], axis=0)[1:] for name in times}
 
 
@@ -133,24 +131,19 @@ def _check(name: str, verb: str, vector: np.ndarray, rank: int, N: int) -> None:
 
 def _row(verb: str, N: int, nbytes: int, times: dict[str, np.ndarray]) -> dict[str, Any]:
     native, copy = times[NATIVE], times["copy"]
-    row: dict[str, Any] = {"bytes": nbytes, "repetitions": len(native), "copy": _spread(copy), "collectives": {}}
+    row: dict[str, Any] = {"bytes": nbytes, "repetitions": len(native), "copy": spread(copy), "collectives": {}}
     for name, taken in times.items():
         if name == "copy":
             continue
         median = float(np.median(taken))
         row["collectives"][name] = {
-            "seconds": _spread(taken),
+            "seconds": spread(taken),
             "ratio_to_native": float(np.median(taken / native)),
             "ratio_to_copy": float(np.median(taken / copy)),
             "algbw": nbytes / median,
             "busbw": nbytes / median * float(bus_factor(verb, N)),
         }
     return row
-
-
-def _spread(taken: np.ndarray) -> dict[str, float]:
-    low, median, high = np.percentile(taken, (25, 50, 75))
-    return {"median": float(median), "quartile_1": float(low), "quartile_3": float(high), "least": float(taken.min())}
 
 
 # the machine as a cluster --------------------------------------------------------------------------------------------

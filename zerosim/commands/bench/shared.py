@@ -1,0 +1,117 @@
+"""What the parts of the command share: the task from its flags, one thread, the progress line."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from zerosim.bench.shared import Task
+from zerosim.blas import one_thread
+from zerosim.comm import Comm, chosen
+from zerosim.commands.common import ProgressLine
+from zerosim.commands.output import is_first
+from zerosim.errors import InputError
+from zerosim.heap import keep
+from zerosim.ledger import Ledger
+from zerosim.precision import NAMES
+from zerosim.report import make_folder
+from zerosim.transport import Transport
+from zerosim.transport.mpi import MPITransport
+from zerosim.transport.threads import alone
+
+
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    """Return numbers of 1 or more from "1,2,4". Raises InputError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"{name}: {text!r} must be whole numbers of 1 or more with commas between")
+    return tuple(map(int, parts))
+
+
+def task_and_stages(arguments: argparse.Namespace, N: int, transport: Transport | None) -> tuple[Task, tuple[int, ...]]:
+    """Return what the flags ask for on N ranks. Raises InputError."""
+    widths = whole_numbers("layers", arguments.layers)
+    if len(widths) < 2:
+        raise InputError(f"layers: {arguments.layers!r} must have two widths at least: inputs and outputs")
+    if widths[-1] < 2:
+        raise InputError(f"layers: {widths[-1]} outputs cannot be told apart; the last width must be 2 or more")
+    if arguments.rows < 1:
+        raise InputError(f"rows: {arguments.rows} must be 1 or more")
+    task = Task(
+        widths=widths,
+        rows=arguments.rows,
+        precision=getattr(arguments, "precision", "fp32"),
+        optimizer=arguments.optimizer,
+        collective=arguments.collective,
+    )
+    if task.precision not in NAMES[:3]:
+        raise InputError(f"precision: {task.precision!r} is not known; choose from {', '.join(NAMES[:3])}")
+    stages = []
+    for text in arguments.stages.split(","):
+        if text.strip() not in ("0", "1", "2", "3") or int(text) in stages:
+            raise InputError(f"stages: {arguments.stages!r} must be some of 0, 1, 2, 3, each once")
+        stages.append(int(text))
+    task.config(stages[0], N)
+    if transport is not None or task.collective != "native":
+        chosen(task.collective, N)
+    return task, tuple(stages)
+
+
+def measured(
+    arguments: argparse.Namespace,
+    transport: MPITransport,
+    function: Callable[[Task, tuple[int, ...], Callable[[str], None]], Any],
+) -> Any:
+    """Check the flags on all ranks together, then let `function(task, stages, tell)` measure, on one thread a rank."""
+    door = Comm(transport, Ledger())
+    first = is_first(transport)
+    if not 0 < arguments.seconds <= 3600:
+        raise InputError(f"seconds: {arguments.seconds:g} must be more than 0 and at most 3600")
+    if arguments.wire not in ("shared", "tcp"):
+        raise InputError(f"wire: {arguments.wire!r} is not known; choose from shared, tcp")
+    task, stages = door.agreed(task_and_stages, arguments, transport.size, transport)
+    door.agreed(make_folder if first else str, arguments.out)
+    progress = ProgressLine()
+    keep()
+    try:
+        with one_thread():
+            return function(task, stages, progress.tell if first else _nothing)
+    except InputError:
+        raise
+    except BaseException:
+        transport.abort()
+        raise
+    finally:
+        progress.done()
+
+
+def _nothing(text: str) -> None:
+    """Another rank shows the progress."""
+
+
+def under_mpi(transport: Transport | None, what: str) -> MPITransport:
+    """Return MPI's transport. Raises InputError if there is none."""
+    if not isinstance(transport, MPITransport):
+        raise InputError(f"{what}: it measures MPI's ranks; start it with mpirun -n 2")
+    return transport
+
+
+def door_of(transport: Transport | None) -> Comm:
+    """Return a door to agree through."""
+    return Comm(transport or alone(), Ledger())
+
+
+def milliseconds(seconds: float) -> str:
+    """Milliseconds with three digits: 0.0123 is "12.3"."""
+    value = 1e3 * seconds
+    return f"{value:.{max(0, 3 - len(str(int(value))))}f}"
+
+
+def subject(result: dict[str, Any]) -> str:
+    """What was measured, in a line."""
+    task, N = result["task"], result["ranks"]
+    layers = " x ".join(map(str, task["layers"]))
+    ranks = f"{N} MPI ranks" if isinstance(N, int) else "1 and more ranks"
+    return (
+        f"{ranks}, layers {layers}: {task['parameters']:,} parameters, {task['precision']}, {task['optimizer']}, "
+        f"{task['rows_per_rank']} rows per rank"
+    )

@@ -1,0 +1,108 @@
+"""What the benchmarks measured: a step's parts beside its floor's, PyTorch beside each stage, cost by ranks."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PARTS = {
+    "compute": ("products", "#0072B2", "compute"),
+    "update": ("optimizer", "#009E73", "update"),
+    "communicate": ("copy", "#D55E00", "messages"),
+    "waiting": (None, "#8C8C8C", "waiting"),
+}
+"""By part of a step: the part of the floor that it cannot go below, the colour, the name."""
+
+
+def step(result: dict[str, Any]) -> "Figure":
+    """Draw what `bench step` reports: for each stage the step's parts stacked, and the floor's in pale beside them."""
+    from zerosim.figures.style import new_figure, plain
+
+    figure, axes = new_figure(size=(9, 4.8))
+    rows = result["stages"]
+    for place, row in enumerate(rows):
+        height = below = 0.0
+        for part, (least, colour, name) in _PARTS.items():
+            value = 1e3 * row["split"][part]
+            axes.bar(place - 0.2, value, 0.36, bottom=height, color=colour, label=name if not place else None)
+            height += value
+            if least:
+                value = 1e3 * row["floor"][least]["median"]
+                axes.bar(place + 0.2, value, 0.36, bottom=below, color=colour, alpha=0.45)
+                below += value
+        axes.annotate(f"{row['ratio_to_floor']:.2f} x floor", (place - 0.2, height), ha="center", va="bottom")
+        axes.annotate("floor", (place + 0.2, below), ha="center", va="bottom", color="#555555")
+    axes.set_xticks(range(len(rows)), [f"stage {row['stage']}" for row in rows])
+    axes.set_ylabel("ms per step")
+    axes.margins(y=0.12)
+    axes.set_title(_subject(result), loc="left", fontsize=11)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    plain(axes)
+    return figure
+
+
+def peers(result: dict[str, Any]) -> "Figure":
+    """Draw what `bench torch` reports: time per step and peak memory of each stage and of its peer."""
+    from zerosim.figures.style import in_bytes, new_figure, plain
+
+    figure, (left, right) = new_figure(1, 2, size=(11, 4.8))
+    rows = result["stages"]
+    for axes, measure, scale in ((left, "seconds", 1e3), (right, "peak_resident", 1)):
+        for side, shift, colour, name in (("ours", -0.2, "#0072B2", "zerosim"), ("theirs", 0.2, "#E69F00", "PyTorch")):
+            values = [row[side][measure] for row in rows]
+            heights = [scale * (value["median"] if isinstance(value, dict) else value) for value in values]
+            axes.bar([place + shift for place in range(len(rows))], heights, 0.38, color=colour, label=name)
+            if measure == "seconds" and side == "ours":
+                for place, (height, row) in enumerate(zip(heights, rows, strict=True)):
+                    axes.annotate(f"{row['ratio']:.2f}", (place + shift, height), ha="center", va="bottom")
+        names = [f"stage {row['stage']}\n{row['peer'].replace('ZeroRedundancy', 'ZeRO ')}" for row in rows]
+        axes.set_xticks(
+            range(len(rows)),
+            [name.replace(" SHARD", "\nSHARD").replace(" FULL", "\nFULL").replace(" + ", "\n+ ") for name in names],
+            fontsize=9,
+        )
+        axes.margins(y=0.12)
+    left.set_ylabel("ms per step")
+    plain(left)
+    right.set_ylabel("peak resident memory per rank")
+    in_bytes(right)
+    left.set_title(f"{_subject(result)}", loc="left", fontsize=11)
+    right.legend(frameon=False)
+    return figure
+
+
+def scale(result: dict[str, Any]) -> "Figure":
+    """Draw what `bench scale` reports: per rank, bytes at rest, bytes sent and time of a step by number of ranks.
+
+    The marks are counted, the lines are the formulas'.
+    """
+    from zerosim.figures.style import STAGES, in_bytes, new_figure, plain
+
+    figure, axes = new_figure(1, 3, size=(12, 4.2))
+    ranks = [row["ranks"] for row in result["ranks"]]
+    for at, first in enumerate(result["ranks"][0]["runs"]):
+        stage = first["stage"]
+        runs = [row["runs"][at] for row in result["ranks"]]
+        mark = {"color": STAGES[stage], "markeredgecolor": "black", "markeredgewidth": 0.4, "linestyle": "none"}
+        for panel, what in zip(axes, ("at_rest", "sent"), strict=False):
+            panel.plot(ranks, [run[f"{what}_formula"] for run in runs], color=STAGES[stage], linewidth=1.6)
+            panel.plot(ranks, [run[what] for run in runs], marker="osD^"[stage], label=f"stage {stage}", **mark)
+        mark["linestyle"] = "-"
+        axes[2].plot(ranks, [1e3 * run["seconds_per_step"] for run in runs], marker="osD^"[stage], **mark)
+    for panel, title in zip(axes, ("at rest per rank", "sent per rank and step", "ms per step"), strict=True):
+        if panel is not axes[2]:
+            in_bytes(panel)
+        panel.set_ylim(bottom=0)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ranks, [str(N) for N in ranks])
+        panel.minorticks_off()
+        panel.set_xlabel("ranks")
+        panel.set_title(title, loc="left", fontsize=11)
+        plain(panel)
+    axes[0].legend(frameon=False, title="marks: counted\nlines: formula")
+    return figure
+
+
+def _subject(result: dict[str, Any]) -> str:
+    task = result["task"]
+    return f"{task['parameters']:,} parameters on {result['ranks']} ranks, {task['optimizer']}, {task['precision']}"
