@@ -306,7 +306,7 @@ def test_adding_on_the_wire(dtype):
         a, b = (random.standard_normal(n) * 2.0 ** random.integers(-24, 12, n) for _ in range(2))
         a, b = a.astype(dtype), b.astype(dtype)
         expected = (a.astype(np.float32) + b.astype(np.float32)).astype(dtype)
-        add(a, b, Ledger())
+        add(a, b, a, Ledger())
         np.testing.assert_array_equal(a.view(f"u{dtype.itemsize}"), expected.view(f"u{dtype.itemsize}"))
 
 

@@ -28,8 +28,8 @@ CONTROL = "control"
 RING, FEW = ALGORITHMS["ring"], ALGORITHMS["bruck"]
 """What native collectives are booked as, and what gathers a few numbers."""
 
-Plan = tuple[int, list[Move]]
-"""The elements of room that a verb takes, and its moves."""
+Plan = tuple[int, list[Move], bool]
+"""The elements of room that a verb takes, its moves, and whether the last one sums the own slice and nothing else."""
 
 SEGMENT = 1 << 20
 """Bytes that are summed at a time; measured: larger ones leave the cache, smaller ones cost more messages."""
@@ -94,10 +94,9 @@ class Comm:
 
     # the three verbs -------------------------------------------------------------------------------------------------
 
-    def reduce_scatter(self, vector: np.ndarray) -> np.ndarray:
-        """Sum `vector` (N slices) over the ranks and return the own slice, a view; the others are spoilt."""
-        self._verb("reduce_scatter", vector)
-        return vector[span(self.rank, 1, self.size, vector.size)]
+    def reduce_scatter(self, vector: np.ndarray, out: np.ndarray | None = None) -> None:
+        """Sum `vector` (N slices) over the ranks into its own slice, or into `out`; what else is in it is spoilt."""
+        self._verb("reduce_scatter", vector, out)
 
     def all_gather(self, vector: np.ndarray) -> None:
         """Fill `vector` (N slices) with each rank's own slice of it."""
@@ -165,35 +164,62 @@ class Comm:
 
     # how an exchange is made -----------------------------------------------------------------------------------------
 
-    def _verb(self, verb: str, vector: np.ndarray) -> None:
+    def own(self, vector: np.ndarray) -> np.ndarray:
+        """Return the own slice of a vector of N slices, a view."""
+        return vector[span(self.rank, 1, self.size, vector.size)]
+
+    def _verb(self, verb: str, vector: np.ndarray, out: np.ndarray | None = None) -> None:
         algorithm = self.algorithm.for_bytes(vector.nbytes, self.size)
         if self._book is None:
             self.who[vector.nbytes] = algorithm.name
-        self._run(algorithm, verb, vector)
+        self._run(algorithm, verb, vector, out)
 
-    def _run(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> None:
+    def _run(self, algorithm: Algorithm, verb: str, vector: np.ndarray, out: np.ndarray | None = None) -> None:
         started = time.perf_counter()
-        room, moves = self._plan(algorithm, verb, vector)
+        room, moves, sums_own = self._plan(algorithm, verb, vector)
+        straight = out if sums_own else None
         if room:
             with self._ledger.borrow("buffers", room, vector.dtype) as scratch:
-                self._follow(moves, self._book or verb, vector, scratch)
+                self._follow(moves, self._book or verb, vector, scratch, straight)
         else:
-            self._follow(moves, self._book or verb, vector, vector)
+            self._follow(moves, self._book or verb, vector, vector, straight)
+        if out is not straight and out is not None:
+            out[...] = self.own(vector)
         self.seconds += time.perf_counter() - started
 
     def _plan(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> Plan:
-        """Return the elements of room that a verb takes for vectors like this one, and its moves; worked out once."""
+        """Return what a verb takes and does for vectors like this one; worked out once."""
         key = algorithm.name, verb, vector.size, vector.itemsize
         plan = self._plans.get(key)
         if plan is None:
             segment = max(1, SEGMENT // vector.itemsize)
             moves = [move(e, self.size, vector.size, segment) for e in algorithm.exchanges(verb, self.rank, self.size)]
             moves[1::2] = [step.backwards() for step in moves[1::2]]  # what was touched last is still in the cache
-            plan = self._plans[key] = max((step.room for step in moves), default=0), moves
+            room = max((step.room for step in moves), default=0)
+            plan = self._plans[key] = room, moves, bool(moves) and self._sums_own(moves[-1], vector)
         return plan
 
-    def _follow(self, moves: list[Move], book: str, vector: np.ndarray, room: np.ndarray) -> None:
-        """Move by move: send all messages off, take in those that come, wait until all that was sent is taken."""
+    def _sums_own(self, step: Move, vector: np.ndarray) -> bool:
+        """Whether a move adds to the own slice, the whole of it, and to nothing else."""
+        own = span(self.rank, 1, self.size, vector.size)
+        pieces = [piece for message in step.recvs for piece, _ in message.pieces]
+        inside = all(own.start <= piece.start and piece.stop <= own.stop for piece in pieces)
+        whole = sum(piece.stop - piece.start for piece in pieces) == own.stop - own.start
+        return step.reduce and inside and whole
+
+    def _follow(
+        self,
+        moves: list[Move],
+        book: str,
+        vector: np.ndarray,
+        room: np.ndarray,
+        out: np.ndarray | None = None,
+    ) -> None:
+        """Move by move: send all messages off, take in those that come, wait until all that was sent is taken.
+
+        With `out`, the last move's sums go there, where they are to stay, and not to the own slice.
+        """
+        first = self.rank * vector.size // self.size
         send, recv, wait = self._transport.send, self._transport.recv, self._transport.wait
         octets = messages = arrived = 0
         for step in moves:
@@ -214,8 +240,10 @@ class Comm:
                     wait(sent.pop(0))
                 for piece, spot in pieces:
                     mine = vector[piece]
-                    if step.reduce:
-                        add(mine, room[spot], self._ledger)
+                    if out is not None and step is moves[-1]:
+                        add(mine, room[spot], out[piece.start - first : piece.stop - first], self._ledger)
+                    elif step.reduce:
+                        add(mine, room[spot], mine, self._ledger)
                     else:
                         mine[:] = room[spot]
             for sending in sent:
@@ -241,11 +269,16 @@ class NativeComm(Comm):
             raise InputError("collective native: in-process ranks have no MPI library; start them with mpirun")
         self._native: Callable[[str, np.ndarray, np.ndarray], None] = native
 
-    def _verb(self, verb: str, vector: np.ndarray) -> None:
+    def _verb(self, verb: str, vector: np.ndarray, out: np.ndarray | None = None) -> None:
         started = time.perf_counter()
-        own = span(self.rank, 1, self.size, vector.size)
-        with self._ledger.borrow("buffers", (own.stop - own.start) * (verb == "reduce_scatter"), vector.dtype) as room:
-            self._native(verb, vector, room)
+        if verb != "reduce_scatter":
+            self._native(verb, vector, vector)
+        elif out is not None:
+            self._native(verb, vector, out)
+        else:
+            with self._ledger.borrow("buffers", self.own(vector).size, vector.dtype) as room:
+                self._native(verb, vector, room)
+                self.own(vector)[...] = room
         moves = self._plan(RING, verb, vector)[1]
         elements = sum(message.where.stop - message.where.start for step in moves for message in step.sends)
         self.sent[self._book or verb] += elements * vector.itemsize

@@ -89,21 +89,21 @@ def encode(source: np.ndarray, out: np.ndarray, ledger: Ledger) -> None:
             _to_half(part, to, *scratch[:, : part.size].reshape(2, *part.shape))
 
 
-def add(mine: np.ndarray, incoming: np.ndarray, ledger: Ledger) -> None:
-    """Add `incoming` to `mine`, vectors of the dtype that travels, rounding each sum once.
+def add(mine: np.ndarray, incoming: np.ndarray, out: np.ndarray, ledger: Ledger) -> None:
+    """Write the sum of two vectors of the dtype that travels to a third, which may be one of them, rounded once.
 
     NumPy, too, adds float16 in float32, but a number at a time.
     """
     if mine.dtype.char != "e":
-        np.add(mine, incoming, out=mine)
+        np.add(mine, incoming, out=out)
         return
     with ledger.borrow("buffers", (2, min(BLOCK, mine.size)), np.float32) as scratch:
-        for a, b in blocks(mine, incoming):
+        for a, b, to in blocks(mine, incoming, out):
             a_, b_ = scratch[:, : a.size]
             decode(a, a_)
             decode(b, b_)
             a_ += b_
-            encode(a_, a, ledger)
+            encode(a_, to, ledger)
 
 
 def finite(numbers: np.ndarray, ledger: Ledger) -> bool:

@@ -55,10 +55,11 @@ def reduce(rank: Rank, bucket: Bucket, x: np.ndarray, dy: np.ndarray, add: bool)
     """Write this rank's slice of one bucket's gradient, or add it; the whole bucket lives in this block only."""
     with rank.ledger.borrow("buffers", bucket.size, rank.precision.dtype) as gradient:
         rank.model.parameter_gradient(x, dy, bucket.start, bucket.stop, gradient)
-        mine = rank.comm.reduce_scatter(gradient)
         if add:
-            mine += rank.gradients[bucket.shard]
-        rank.gradients[bucket.shard] = mine
+            rank.comm.reduce_scatter(gradient)
+            rank.gradients[bucket.shard] += gradient[bucket.part]
+        else:
+            rank.comm.reduce_scatter(gradient, out=rank.gradients[bucket.shard])
 
 
 def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:

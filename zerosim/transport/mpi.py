@@ -88,11 +88,11 @@ class MPITransport:
         """Wait for all ranks, as the MPI library does it; benchmarks start from here."""
         self._comm.Barrier()
 
-    def native(self, verb: str, vector: np.ndarray, room: np.ndarray | None = None) -> None:
+    def native(self, verb: str, vector: np.ndarray, out: np.ndarray | None = None) -> None:
         """Do a verb on a vector of N slices by the MPI library's own collective.
 
         MPI sums float32, float64 and whole numbers. It knows no 16-bit floats: those travel as they are, and the
-        library calls back here to add them. `room`, of the own slice's size, is where reduce_scatter first puts it.
+        library calls back here to add them. reduce_scatter puts the own slice into `out`, or else into the vector.
         """
         MPI, comm = self._MPI, self._comm
         N, n, data = self.size, vector.size, _octets(vector)
@@ -106,13 +106,14 @@ class MPITransport:
             comm.Allgatherv(MPI.IN_PLACE, [data, counts, None, datatype])
         else:
             own = n * self.rank // N
-            room = np.empty(counts[self.rank], vector.dtype) if room is None else room
+            room = np.empty(counts[self.rank], vector.dtype) if out is None else out
             mine = [_octets(room), counts[self.rank], datatype]
             if n % N == 0:
                 comm.Reduce_scatter_block([data, n // N, datatype], mine, add)
             else:
                 comm.Reduce_scatter([data, n, datatype], mine, counts, add)
-            vector[own : own + room.size] = room
+            if out is None:
+                vector[own : own + room.size] = room
 
     def _type_and_sum(self, dtype: np.dtype) -> tuple[Any, Any]:
         if dtype not in self._types:
