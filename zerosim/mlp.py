@@ -6,8 +6,8 @@ row of the data, so that what a panel of W makes is one piece of memory. Shapes:
     x (inputs, rows)    W (outputs, inputs)    b (outputs,)    y (outputs, rows)
 
 A layer's parameters are one vector: W row by row, then b. Numbers are stored in one dtype and computed in another (the
-same in fp32). Where they differ, panels of at most `PANEL` rows or columns of W are decoded to scratch, multiplied
-there, and the result is encoded where it belongs, so that no array of a layer's size is needed for it.
+same in fp32). Where they differ, panels of W of about `PANEL` elements are decoded to scratch, multiplied there, and
+the result is encoded where it belongs, so that no array of a layer's size is needed for it.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ import numpy as np
 from zerosim.ledger import Ledger
 from zerosim.precision import decode, encode
 
-PANEL = 128
-"""Rows or columns of a weight matrix handled at a time, where they go through scratch."""
+PANEL = 1 << 18
+"""Elements of a weight matrix handled at a time, whole rows or columns, where they go through scratch."""
 
 
 class MLP:
@@ -36,12 +36,15 @@ class MLP:
         self.dtype, self.compute, self.ledger = dtype, compute, ledger
         self.layers = range(len(widths) - 1)
         self.sizes = [(a + 1) * b for a, b in pairwise(widths)]
-        self._panel = max(widths) if dtype == compute else PANEL
 
     def views(self, k: int, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return W (outputs, inputs) and b (outputs,) as views of layer k's parameters."""
         inputs, outputs = self.widths[k], self.widths[k + 1]
         return parameters[: outputs * inputs].reshape(outputs, inputs), parameters[outputs * inputs : self.sizes[k]]
+
+    def _most(self, length: int, scratch: bool = False) -> int:
+        """How many rows or columns of this length are handled at a time: all, if nothing goes through scratch."""
+        return max(1, PANEL // length) if scratch or self.dtype != self.compute else max(self.widths)
 
     # forward ---------------------------------------------------------------------------------------------------------
 
@@ -50,7 +53,7 @@ class MLP:
         W, b = self.views(k, parameters)
         y = self.ledger.take("activations", (W.shape[0], x.shape[1]), self.dtype)
         with self._decoded(x) as x_:
-            for rows in panels(W.shape[0], self._panel):
+            for rows in panels(W.shape[0], self._most(W.shape[1])):
                 self._forward_panel(x_, W[rows], b[rows], y[rows], relu=k < self.layers[-1])
         return y
 
@@ -82,7 +85,7 @@ class MLP:
         self, x: np.ndarray, dy: np.ndarray, start: int, stop: int, out: np.ndarray, add: bool
     ) -> None:
         with self._decoded(x) as x_:
-            for at, rows, columns in rectangles(start, stop, x.shape[0], PANEL if add else self._panel):
+            for at, rows, columns in rectangles(start, stop, x.shape[0], self._most(x.shape[0], add)):
                 height, width = rows.stop - rows.start, columns.stop - columns.start
                 dW = out[at - start : at - start + height * width].reshape(height, width)
                 self._weight_panel(dy[rows], x_[columns], dW, add)
@@ -99,7 +102,7 @@ class MLP:
         """Replace layer k's input `x`, the relu of the layer before, by its gradient, W' dy where x > 0 and else 0."""
         W, _ = self.views(k, parameters)
         with self._decoded(dy) as dy_:
-            for columns in panels(W.shape[1], self._panel):
+            for columns in panels(W.shape[1], self._most(W.shape[0])):
                 self._input_panel(dy_, W[:, columns], x[columns])
 
     def _input_panel(self, dy: np.ndarray, W: np.ndarray, x: np.ndarray) -> None:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -63,12 +64,17 @@ def gloo(comm: Comm) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def check() -> None:
+    """Raise InputError if PyTorch is not installed; it is not loaded for that."""
+    if find_spec("torch") is None:
+        raise InputError("torch: PyTorch is not installed: pip install 'zerosim[torch]'")
+
+
 def _torch() -> Any:
-    try:
-        import torch
-        import torch.distributed
-    except ImportError:
-        raise InputError("torch: PyTorch is not installed: pip install 'zerosim[torch]'") from None
+    check()
+    import torch
+    import torch.distributed
+
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         raise InputError(
             "torch: this PyTorch was built without gloo; pip install 'zerosim[torch]' brings one that has it"

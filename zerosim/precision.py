@@ -51,9 +51,15 @@ NAMES = ("fp32", "fp16", "bf16", "fp64")
 BLOCK = 65536
 """Elements that pass through scratch at a time: a block and its scratch stay in the processor's cache."""
 
+FEW = 1024
+"""Elements up to which NumPy's own float16, slow as it is, takes less time than a dozen calls."""
+
 
 def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Cut arrays of one shape in the same way, into parts of about `BLOCK` elements: runs of rows, or of elements."""
+    if 0 < arrays[0].size <= BLOCK:
+        yield arrays
+        return
     if all(array.flags.c_contiguous for array in arrays):
         arrays = tuple(array.reshape(-1) for array in arrays)
     rows = len(arrays[0])
@@ -70,7 +76,7 @@ def decode(source: np.ndarray, out: np.ndarray, factor: float = 1.0) -> None:
     was inf or nan comes out as 65536 or more, which float16 does not have; then NumPy does it.
     """
     for part, to in blocks(source, out):
-        if source.dtype.char + out.dtype.char == "ef":  # what NumPy calls float16 and float32
+        if source.dtype.char + out.dtype.char == "ef" and source.size > FEW:  # NumPy's names for float16 and float32
             _from_half(part, to, factor)
         elif factor == 1.0:
             to[...] = part
@@ -80,7 +86,7 @@ def decode(source: np.ndarray, out: np.ndarray, factor: float = 1.0) -> None:
 
 def encode(source: np.ndarray, out: np.ndarray, ledger: Ledger) -> None:
     """Round `source`, of the computing dtype, to `out`, of the same shape: to nearest, ties to even, as NumPy does."""
-    if source.dtype.char + out.dtype.char != "fe":
+    if source.dtype.char + out.dtype.char != "fe" or source.size <= FEW:
         for part, to in blocks(source, out):
             to[...] = part
         return
@@ -94,7 +100,7 @@ def add(mine: np.ndarray, incoming: np.ndarray, out: np.ndarray, ledger: Ledger)
 
     NumPy, too, adds float16 in float32, but a number at a time.
     """
-    if mine.dtype.char != "e":
+    if mine.dtype.char != "e" or mine.size <= 2 * FEW:
         np.add(mine, incoming, out=out)
         return
     with ledger.borrow("buffers", (2, min(BLOCK, mine.size)), np.float32) as scratch:

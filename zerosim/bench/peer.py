@@ -14,7 +14,7 @@ import numpy as np
 from zerosim.bench.shared import Task, Tell, Trainee, in_turn, of_stage, slowest, spread, together
 from zerosim.comm import Comm
 from zerosim.ledger import Ledger
-from zerosim.peer import PEERS, Peer, gloo
+from zerosim.peer import PEERS, Peer, check, gloo
 from zerosim.transport.mpi import MPITransport
 from zerosim.witness import system, wire
 
@@ -27,6 +27,7 @@ def bench(
 ) -> dict[str, Any]:
     """Time a step at each of `stages` and of its peer, about `budget` seconds for each pair. Raises InputError."""
     door = Comm(transport, Ledger())
+    door.agreed(check)
     door.agreed(system.check)
     tell("loading PyTorch")
     with gloo(door):

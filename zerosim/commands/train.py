@@ -9,6 +9,7 @@ from zerosim.commands.common import Commands, ProgressLine, place
 from zerosim.config import FIELDS, Config, read_config_file
 from zerosim.data import size
 from zerosim.errors import InputError
+from zerosim.heap import keep
 from zerosim.ledger import Ledger
 from zerosim.optim import RULES
 from zerosim.report import build_report, format_report, make_folder, write_report
@@ -111,6 +112,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     """Train on MPI's ranks or, with --ranks, on ranks within this process. `transport` is the place mpirun gave it."""
     transport = place(arguments.ranks, transport)
+    keep()
     progress = ProgressLine()
     N = transport.size if transport else arguments.ranks
     first = transport is None or transport.rank == 0

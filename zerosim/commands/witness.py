@@ -73,9 +73,10 @@ def _table(result: dict[str, Any], task: Task) -> str:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("stage", "optimizer", "in PyTorch", "largest\ndifference", "largest\nweight", "moved by\nat most"):
-        table.add_column(title, justify="left" if title in ("optimizer", "in PyTorch") else "right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("\nstage", "\noptimizer", "\nin PyTorch", "largest\ndifference", "largest\nweight", "largest\nmove"):
+        left = title.endswith(("optimizer", "PyTorch"))
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
     for row in result["comparisons"]:
         numbers = (f"{row[what]:.2g}" for what in ("largest_difference", "largest_weight", "largest_move"))
         table.add_row(str(row["stage"]), row["optimizer"], row["peer"], *numbers)
@@ -84,6 +85,7 @@ def _table(result: dict[str, Any], task: Task) -> str:
         f"{text}; {result['steps']} steps from the same weights, on the same rows, here and in PyTorch "
         f"{result['torch']}. What differs is the order of sums, and so the rounding:",
         table,
+        "The largest difference of a weight at the end, beside the largest weight and the farthest move of one.",
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from zerosim.bench.shared import Task, Trainee
 from zerosim.comm import Comm
 from zerosim.ledger import Ledger
-from zerosim.peer import PEERS, Peer, gloo
+from zerosim.peer import PEERS, Peer, check, gloo
 from zerosim.transport.mpi import MPITransport
 
 SCHEMA = "zerosim.witness.torch/1"
@@ -29,8 +29,10 @@ def compare(
     of a weight by the training, beside which a difference is to be seen. JSON types, the same on all ranks.
     """
     rows: list[dict[str, Any]] = []
+    door = Comm(transport, Ledger())
+    door.agreed(check)
     tell("loading PyTorch")
-    with gloo(Comm(transport, Ledger())):
+    with gloo(door):
         import torch
 
         for name in optimizers:

@@ -51,6 +51,6 @@ def _table(result: dict[str, Any]) -> str:
     return console_text(
         f"A step on {subject(result)}: medians of {result['stages'][0]['repetitions']} and more.",
         table,
-        "\nfloor: the bare matrix products, one pass over the bytes that the optimizer touches, and copying the bytes "
+        "floor: the bare matrix products, one pass over the bytes that the optimizer touches, and copying the bytes "
         "sent in memory, measured in turn with the step; ratio: step / floor. spread: the middle half of the times.",
     )

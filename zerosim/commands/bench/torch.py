@@ -57,7 +57,7 @@ def _table(result: dict[str, Any]) -> str:
         f"A step on {subject(result)}; PyTorch {result['torch']} over gloo, zerosim over {result['wire']}; in turn, "
         f"medians of {result['stages'][0]['repetitions']} and more. ratio: zerosim / PyTorch, of each pair.",
         times,
-        "\nBytes per rank, the greatest: peak of a step (counted by the ledger; resident, by the operating system, "
+        "Bytes per rank, the greatest: peak of a step (counted by the ledger; resident, by the operating system, "
         "above what the process held before), and sent per step (counted at the door; by the sockets):",
         rest,
     )
