@@ -55,19 +55,18 @@ def peers(result: dict[str, Any]) -> "Figure":
             if measure == "seconds" and side == "ours":
                 for place, (height, row) in enumerate(zip(heights, rows, strict=True)):
                     axes.annotate(f"{row['ratio']:.2f}", (place + shift, height), ha="center", va="bottom")
-        names = [f"stage {row['stage']}\n{row['peer'].replace('ZeroRedundancy', 'ZeRO ')}" for row in rows]
-        axes.set_xticks(
-            range(len(rows)),
-            [name.replace(" SHARD", "\nSHARD").replace(" FULL", "\nFULL").replace(" + ", "\n+ ") for name in names],
-            fontsize=9,
-        )
+        names = [f"stage {row['stage']}\n{_narrow(row['peer'])}" for row in rows]
+        axes.set_xticks(range(len(rows)), names, fontsize=9)
         axes.margins(y=0.12)
     left.set_ylabel("ms per step")
     plain(left)
     right.set_ylabel("peak resident memory per rank")
     in_bytes(right)
     left.set_title(f"{_subject(result)}", loc="left", fontsize=11)
-    right.legend(frameon=False)
+    right.set_title(
+        f"PyTorch {result['torch'].partition('+')[0]} over gloo, zerosim over {result['wire']}", loc="left", fontsize=11
+    )
+    left.legend(frameon=False)
     return figure
 
 
@@ -86,9 +85,10 @@ def scale(result: dict[str, Any]) -> "Figure":
         mark = {"color": STAGES[stage], "markeredgecolor": "black", "markeredgewidth": 0.4, "linestyle": "none"}
         for panel, what in zip(axes, ("at_rest", "sent"), strict=False):
             panel.plot(ranks, [run[f"{what}_formula"] for run in runs], color=STAGES[stage], linewidth=1.6)
-            panel.plot(ranks, [run[what] for run in runs], marker="osD^"[stage], label=f"stage {stage}", **mark)
+            panel.plot(ranks, [run[what] for run in runs], marker="osD^"[stage], **mark)
         mark["linestyle"] = "-"
-        axes[2].plot(ranks, [1e3 * run["seconds_per_step"] for run in runs], marker="osD^"[stage], **mark)
+        times = [1e3 * run["seconds_per_step"] for run in runs]
+        axes[2].plot(ranks, times, marker="osD^"[stage], label=f"stage {stage}", **mark)
     for panel, title in zip(axes, ("at rest per rank", "sent per rank and step", "ms per step"), strict=True):
         if panel is not axes[2]:
             in_bytes(panel)
@@ -99,8 +99,21 @@ def scale(result: dict[str, Any]) -> "Figure":
         panel.set_xlabel("ranks")
         panel.set_title(title, loc="left", fontsize=11)
         plain(panel)
-    axes[0].legend(frameon=False, title="marks: counted\nlines: formula")
+    axes[2].legend(frameon=False)
+    figure.supxlabel(
+        f"{result['task']['parameters']:,} parameters, {result['task']['optimizer']}, {result['task']['precision']}, "
+        f"{result['task']['rows_per_rank']} rows per rank, all ranks on one machine ({result['backend']}). "
+        "Bytes: marks are counted, lines the formulas'.",
+        fontsize=9,
+    )
     return figure
+
+
+def _narrow(peer: str) -> str:
+    """A peer's name in lines short enough to stand beside the next one's."""
+    for before, after in ((" + ", " +\n"), (" SHARD", "\nSHARD"), ("Redundancy", "Redundancy\n"), (" FULL", "\nFULL")):
+        peer = peer.replace(before, after)
+    return peer
 
 
 def _subject(result: dict[str, Any]) -> str:

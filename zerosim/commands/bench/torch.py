@@ -32,7 +32,7 @@ def _table(result: dict[str, Any]) -> str:
     times = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("stage", "in PyTorch", "zerosim ms", "PyTorch ms", "ratio"):
         times.add_column(title, justify="left" if title == "in PyTorch" else "right", no_wrap=True)
-    rest = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    rest = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title in ("stage", "peak counted", "resident", "PyTorch", "sent counted", "sockets", "PyTorch"):
         rest.add_column(title, justify="right", no_wrap=True)
     for row in result["stages"]:
