@@ -9,9 +9,9 @@ next is on its way, through a scratch that stays in the processor's cache. So a 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,9 +27,6 @@ CONTROL = "control"
 
 RING, FEW = ALGORITHMS["ring"], ALGORITHMS["bruck"]
 """What native collectives are booked as, and what gathers a few numbers."""
-
-Plan = tuple[int, list[Move], bool]
-"""The elements of room that a verb takes, its moves, and whether the last one sums the own slice and nothing else."""
 
 SEGMENT = 1 << 20
 """Bytes that are summed at a time; measured: larger ones leave the cache, smaller ones cost more messages."""
@@ -64,6 +61,25 @@ def open_door(transport: Transport, ledger: Ledger, collective: Algorithm | str 
     return Comm(transport, ledger, algorithm)
 
 
+class Plan(NamedTuple):
+    """What a verb does for vectors of one size."""
+
+    room: int
+    """Elements."""
+    moves: list[Move]
+    sums_own: bool
+    """Whether the last move sums the own slice, the whole of it, and nothing else."""
+
+
+class _Task(NamedTuple):
+    """A vector on its way through the moves of a verb."""
+
+    moves: list[Move]
+    vector: np.ndarray
+    room: np.ndarray
+    out: np.ndarray | None
+
+
 class Comm:
     """One rank's door. Scratch is taken from `ledger`; `collective` is the algorithm or its name.
 
@@ -94,17 +110,20 @@ class Comm:
 
     # the three verbs -------------------------------------------------------------------------------------------------
 
-    def reduce_scatter(self, vector: np.ndarray, out: np.ndarray | None = None) -> None:
-        """Sum `vector` (N slices) over the ranks into its own slice, or into `out`; what else is in it is spoilt."""
-        self._verb("reduce_scatter", vector, out)
+    def reduce_scatter(self, *vectors: np.ndarray, out: np.ndarray | None = None) -> None:
+        """Sum each vector (N slices) over the ranks into its own slice; what else is in it is spoilt.
 
-    def all_gather(self, vector: np.ndarray) -> None:
-        """Fill `vector` (N slices) with each rank's own slice of it."""
-        self._verb("all_gather", vector)
+        The own slice of a single vector can go to `out` instead.
+        """
+        self._verb("reduce_scatter", vectors, out)
 
-    def all_reduce(self, vector: np.ndarray) -> None:
-        """Sum `vector` over the ranks, with the same bits on all of them and the same as by reduce_scatter."""
-        self._verb("all_reduce", vector)
+    def all_gather(self, *vectors: np.ndarray) -> None:
+        """Fill each vector (N slices) with each rank's own slice of it."""
+        self._verb("all_gather", vectors)
+
+    def all_reduce(self, *vectors: np.ndarray) -> None:
+        """Sum each vector over the ranks, with the same bits on all of them and the same as by reduce_scatter."""
+        self._verb("all_reduce", vectors)
 
     # a few numbers ---------------------------------------------------------------------------------------------------
 
@@ -128,7 +147,7 @@ class Comm:
 
     def _gather(self, vector: np.ndarray) -> None:
         """Gather a few numbers: what counts is how few messages follow one another, for any N."""
-        self._run(FEW, "all_gather", vector)
+        self._run("all_gather", [(FEW, vector)])
 
     def swap(self, partner: int, mine: np.ndarray, theirs: np.ndarray) -> None:
         """Exchange one array with one rank, which does the same; to measure what a message takes."""
@@ -168,23 +187,33 @@ class Comm:
         """Return the own slice of a vector of N slices, a view."""
         return vector[span(self.rank, 1, self.size, vector.size)]
 
-    def _verb(self, verb: str, vector: np.ndarray, out: np.ndarray | None = None) -> None:
-        algorithm = self.algorithm.for_bytes(vector.nbytes, self.size)
-        if self._book is None:
-            self.who[vector.nbytes] = algorithm.name
-        self._run(algorithm, verb, vector, out)
+    def _verb(self, verb: str, vectors: Sequence[np.ndarray], out: np.ndarray | None = None) -> None:
+        for group in _short_ones_together(vectors):
+            chosen = [(self.algorithm.for_bytes(vector.nbytes, self.size), vector) for vector in group]
+            if self._book is None:
+                self.who.update((vector.nbytes, algorithm.name) for algorithm, vector in chosen)
+            self._run(verb, chosen, out)
 
-    def _run(self, algorithm: Algorithm, verb: str, vector: np.ndarray, out: np.ndarray | None = None) -> None:
+    def _run(self, verb: str, chosen: list[tuple[Algorithm, np.ndarray]], out: np.ndarray | None = None) -> None:
+        """Do a verb on several vectors, exchange by exchange, each by its algorithm."""
         started = time.perf_counter()
-        room, moves, sums_own = self._plan(algorithm, verb, vector)
-        straight = out if sums_own else None
-        if room:
-            with self._ledger.borrow("buffers", room, vector.dtype) as scratch:
-                self._follow(moves, self._book or verb, vector, scratch, straight)
-        else:
-            self._follow(moves, self._book or verb, vector, vector, straight)
-        if out is not straight and out is not None:
-            out[...] = self.own(vector)
+        plans = [self._plan(algorithm, verb, vector) for algorithm, vector in chosen]
+        with ExitStack() as stack:
+            tasks = [
+                _Task(
+                    plan.moves,
+                    vector,
+                    stack.enter_context(self._ledger.borrow("buffers", plan.room, vector.dtype))
+                    if plan.room
+                    else vector,
+                    out if plan.sums_own else None,
+                )
+                for plan, (_, vector) in zip(plans, chosen, strict=True)
+            ]
+            self._follow(tasks, self._book or verb)
+            del tasks
+        if out is not None and not plans[0].sums_own:
+            out[...] = self.own(chosen[0][1])
         self.seconds += time.perf_counter() - started
 
     def _plan(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> Plan:
@@ -196,7 +225,7 @@ class Comm:
             moves = [move(e, self.size, vector.size, segment) for e in algorithm.exchanges(verb, self.rank, self.size)]
             moves[1::2] = [step.backwards() for step in moves[1::2]]  # what was touched last is still in the cache
             room = max((step.room for step in moves), default=0)
-            plan = self._plans[key] = room, moves, bool(moves) and self._sums_own(moves[-1], vector)
+            plan = self._plans[key] = Plan(room, moves, bool(moves) and self._sums_own(moves[-1], vector))
         return plan
 
     def _sums_own(self, step: Move, vector: np.ndarray) -> bool:
@@ -207,50 +236,61 @@ class Comm:
         whole = sum(piece.stop - piece.start for piece in pieces) == own.stop - own.start
         return step.reduce and inside and whole
 
-    def _follow(
-        self,
-        moves: list[Move],
-        book: str,
-        vector: np.ndarray,
-        room: np.ndarray,
-        out: np.ndarray | None = None,
-    ) -> None:
-        """Move by move: send all messages off, take in those that come, wait until all that was sent is taken.
-
-        With `out`, the last move's sums go there, where they are to stay, and not to the own slice.
-        """
-        first = self.rank * vector.size // self.size
-        send, recv, wait = self._transport.send, self._transport.recv, self._transport.wait
-        octets = messages = arrived = 0
-        for step in moves:
-            sent = []
-            for where, pieces in step.sends:
-                for piece, spot in pieces:
-                    room[spot] = vector[piece]
-                message = room[where] if pieces else vector[where]
-                sent.append(send(message, step.to))
-                octets += message.nbytes
-                messages += 1
-            for where, pieces in step.recvs:
-                if not pieces:
-                    arrived += recv(vector[where], step.source)
-                    continue
-                arrived += recv(room[where], step.source)
-                if step.swaps:
-                    wait(sent.pop(0))
-                for piece, spot in pieces:
-                    mine = vector[piece]
-                    if out is not None and step is moves[-1]:
-                        add(mine, room[spot], out[piece.start - first : piece.stop - first], self._ledger)
-                    elif step.reduce:
-                        add(mine, room[spot], mine, self._ledger)
-                    else:
-                        mine[:] = room[spot]
+    def _follow(self, tasks: list["_Task"], book: str) -> None:
+        """Exchange by exchange: send all messages off, take in those that come, wait until what was sent is taken."""
+        for turn in range(max(len(task.moves) for task in tasks)):
+            now = [task for task in tasks if turn < len(task.moves)]
+            sent = [self._send(task, task.moves[turn], book) for task in now]
+            for task, sending in zip(now, sent, strict=True):
+                self._receive(task, task.moves[turn], sending)
             for sending in sent:
-                wait(sending)
-        self.sent[book] += octets
-        self.messages[book] += messages
-        self.received += arrived
+                for message in sending:
+                    self._transport.wait(message)
+
+    def _send(self, task: "_Task", step: Move, book: str) -> list[Any]:
+        """Send the messages of a move off, and return what `wait` takes of each."""
+        vector, room, sent = task.vector, task.room, []
+        for where, pieces in step.sends:
+            for piece, spot in pieces:
+                room[spot] = vector[piece]
+            message = room[where] if pieces else vector[where]
+            sent.append(self._transport.send(message, step.to))
+            self.sent[book] += message.nbytes
+            self.messages[book] += 1
+        return sent
+
+    def _receive(self, task: "_Task", step: Move, sent: list[Any]) -> None:
+        """Take in the messages of a move. With `out`, the last move's sums go there, and not to the own slice."""
+        vector, room, recv = task.vector, task.room, self._transport.recv
+        out = task.out if step is task.moves[-1] else None
+        first = self.rank * vector.size // self.size
+        for where, pieces in step.recvs:
+            if not pieces:
+                self.received += recv(vector[where], step.source)
+                continue
+            self.received += recv(room[where], step.source)
+            if step.swaps:
+                self._transport.wait(sent.pop(0))
+            for piece, spot in pieces:
+                mine = vector[piece]
+                if out is not None:
+                    add(mine, room[spot], out[piece.start - first : piece.stop - first], self._ledger)
+                elif step.reduce:
+                    add(mine, room[spot], mine, self._ledger)
+                else:
+                    mine[:] = room[spot]
+
+
+def _short_ones_together(vectors: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Group neighbours of at most `SEGMENT` bytes together: ranks then wait for one another once for all of them."""
+    group: list[np.ndarray] = []
+    for vector in vectors:
+        if group and sum(one.nbytes for one in group) + vector.nbytes > SEGMENT:
+            yield group
+            group = []
+        group.append(vector)
+    if group:
+        yield group
 
 
 class NativeComm(Comm):
@@ -269,7 +309,11 @@ class NativeComm(Comm):
             raise InputError("collective native: in-process ranks have no MPI library; start them with mpirun")
         self._native: Callable[[str, np.ndarray, np.ndarray], None] = native
 
-    def _verb(self, verb: str, vector: np.ndarray, out: np.ndarray | None = None) -> None:
+    def _verb(self, verb: str, vectors: Sequence[np.ndarray], out: np.ndarray | None = None) -> None:
+        for vector in vectors:
+            self._do(verb, vector, out)
+
+    def _do(self, verb: str, vector: np.ndarray, out: np.ndarray | None) -> None:
         started = time.perf_counter()
         if verb != "reduce_scatter":
             self._native(verb, vector, vector)
@@ -279,7 +323,7 @@ class NativeComm(Comm):
             with self._ledger.borrow("buffers", self.own(vector).size, vector.dtype) as room:
                 self._native(verb, vector, room)
                 self.own(vector)[...] = room
-        moves = self._plan(RING, verb, vector)[1]
+        moves = self._plan(RING, verb, vector).moves
         elements = sum(message.where.stop - message.where.start for step in moves for message in step.sends)
         self.sent[self._book or verb] += elements * vector.itemsize
         self.received += elements * vector.itemsize

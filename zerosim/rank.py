@@ -69,6 +69,10 @@ class Rank:
         vector.fill(0)
         return vector
 
+    def buckets(self, vector: np.ndarray) -> list[np.ndarray]:
+        """The buckets of a full vector, as views."""
+        return [vector[bucket.full] for bucket in self.layout.buckets()]
+
     def own(self, vector: np.ndarray, bucket: Bucket) -> np.ndarray:
         """This rank's slice of a bucket, in a full vector or in its shard."""
         return vector[bucket.own if vector.size == self.layout.padded else bucket.shard]

@@ -47,8 +47,7 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
         rank.ledger.release(activations.pop())
 
     rank.phase("reduce")
-    for bucket in rank.layout.buckets():
-        rank.comm.all_reduce(rank.gradients[bucket.full])
+    rank.comm.all_reduce(*rank.buckets(rank.gradients))
 
     rank.phase("update")
     loss, factor = rank.agree(loss)

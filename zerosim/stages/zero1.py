@@ -47,8 +47,7 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
         rank.ledger.release(activations.pop())
 
     rank.phase("reduce")
-    for bucket in rank.layout.buckets():
-        rank.comm.reduce_scatter(rank.gradients[bucket.full])
+    rank.comm.reduce_scatter(*rank.buckets(rank.gradients))
 
     rank.phase("update")
     loss, factor = rank.agree(loss)
@@ -57,6 +56,5 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
             rank.update(bucket.own, bucket.own, bucket.shard, factor)
 
     rank.phase("gather")  # after a skipped step too: what is sent does not depend on the data
-    for bucket in rank.layout.buckets():
-        rank.comm.all_gather(rank.parameters[bucket.full])
+    rank.comm.all_gather(*rank.buckets(rank.parameters))
     return loss, factor is not None

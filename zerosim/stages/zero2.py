@@ -67,6 +67,5 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
             rank.update(bucket.own, bucket.shard, bucket.shard, factor)
 
     rank.phase("gather")  # after a skipped step too: what is sent does not depend on the data
-    for bucket in rank.layout.buckets():
-        rank.comm.all_gather(rank.parameters[bucket.full])
+    rank.comm.all_gather(*rank.buckets(rank.parameters))
     return loss, factor is not None

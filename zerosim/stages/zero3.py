@@ -28,7 +28,7 @@ def gathered(rank: Rank, k: int) -> Iterator[np.ndarray]:
     with rank.ledger.borrow("buffers", rank.layout.layer_size(k), rank.precision.dtype) as weights:
         for bucket in rank.layout.buckets(k):
             weights[bucket.within][bucket.part] = rank.parameters[bucket.shard]
-            rank.comm.all_gather(weights[bucket.within])
+        rank.comm.all_gather(*(weights[bucket.within] for bucket in rank.layout.buckets(k)))
         yield weights
 
 
