@@ -95,7 +95,7 @@ def test_a_few_numbers(N):
         comm = Comm(transport, Ledger())
         assert comm.sum(0.1, comm.rank) == [pytest.approx(0.1 * N), N * (N - 1) / 2]
         assert comm.gather_bytes(b"x" * comm.rank) == [b"x" * rank for rank in range(N)]
-        assert set(comm.sent) == {"control"}
+        assert set(comm.sent) == ({"control"} if N > 1 else set())
 
     zerosim.run_threads(N, run)
 
@@ -346,6 +346,7 @@ def test_imports_point_downward():
         "partition": set(),
         "errors": set(),
         "blas": set(),
+        "heap": set(),
         "precision": {"ledger"},
         "optim": {"ledger", "precision"},
         "mlp": {"ledger", "precision"},
@@ -364,6 +365,8 @@ def test_imports_point_downward():
             assert own <= allowed[module], module
         if module.startswith("collectives"):
             assert own <= {"collectives"}
+        if module.startswith("witness") and module != "witness.torch":
+            assert own <= {"errors", "heap", "witness"}, "a witness knows nothing of the books"
         if module.startswith("figures"):
             assert own <= {"collectives", "figures", "formulas", "report"}
         if module.startswith("stages"):

@@ -8,7 +8,7 @@ ZeRO = Rajbhandari, Rasley, Ruwase, He: ZeRO: Memory Optimizations Toward Traini
 arXiv:1910.02054v3, SC20.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
@@ -114,10 +114,8 @@ def traffic(
     With an algorithm that meets the bandwidth bound that is `volume` of the padded parameters times w (N - 1) / N.
     """
     w, total = WIDTH[precision], dict.fromkeys(passes(stage, k), 0)
-    for size in buckets(L, N, bucket):
-        name = collective if isinstance(collective, str) else collective(size * w)
-        for verb, times in passes(stage, k).items():
-            total[verb] += times * sum(slices_sent(name, verb, N, rank)) * (size // N) * w
+    for verb, times, elements in _exchanges(stage, L, N, w, bucket, k, collective, rank):
+        total[verb] += times * elements * w
     return total
 
 
@@ -132,14 +130,20 @@ def messages(
     rank: int = 0,
 ) -> int:
     """Messages a rank sends in one step: for each bucket and pass, those of the algorithm, none above SEGMENT bytes."""
-    w, total = WIDTH[precision], 0
-    segment = SEGMENT // w
+    w = WIDTH[precision]
+    exchanges = _exchanges(stage, L, N, w, bucket, k, collective, rank)
+    return sum(times * -(-elements * w // SEGMENT) for _, times, elements in exchanges)
+
+
+def _exchanges(
+    stage: int, L: Sequence[int], N: int, w: int, bucket: int, k: int, collective: Collective, rank: int
+) -> Iterator[tuple[str, int, int]]:
+    """Yield (verb, how often in a step, elements sent) of each exchange of each bucket in which the rank sends."""
     for size in buckets(L, N, bucket):
         name = collective if isinstance(collective, str) else collective(size * w)
         for verb, times in passes(stage, k).items():
-            sent = slices_sent(name, verb, N, rank)
-            total += times * sum(-(-slices * (size // N) // segment) for slices in sent)
-    return total
+            for slices in slices_sent(name, verb, N, rank):
+                yield verb, times, slices * (size // N)
 
 
 # collectives ---------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class _Theirs:
         self._x = np.ascontiguousarray(data.x[mine], np.float32)
         self._y = np.ascontiguousarray(data.y[mine], np.int64)
         self._batch = task.rows * transport.size
-        lr = task.config(stage, transport.size).lr or 0.0
+        lr = task.config((stage,), transport.size).lr or 0.0
         self._peer = Peer(stage, list(task.widths), task.optimizer, lr, transport.rank, transport.size)
         self.close = self._peer.close
 

@@ -4,7 +4,6 @@ Each rank keeps its number of rows, so the work per rank is the same for every N
 and the others sleep; without it the ranks are threads of one process.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from zerosim.bench.shared import Task, Tell
@@ -24,7 +23,7 @@ def bench(
     rows = []
     for N in ranks:
         tell(f"{N} ranks")
-        config = _config(task, stages, N, steps)
+        config = task.config(stages, N, steps)
         records = _threads(N, config, task) if transport is None else _part(transport, N, config, task)
         if records is not None:
             rows.append(_row(records))
@@ -39,24 +38,9 @@ def bench(
     }
 
 
-def _config(task: Task, stages: tuple[int, ...], N: int, steps: int) -> Config:
-    return Config(
-        stages=stages,
-        hidden=task.widths[1:-1],
-        optimizer=task.optimizer,
-        precision=task.precision,
-        batch_size=task.rows * N,
-        test_fraction=0.0,
-        collective=task.collective,
-        bucket=task.bucket,
-        steps=steps,
-    )
-
-
 def _threads(N: int, config: Config, task: Task) -> Records:
     data = task.data(N)
-    call: Callable[[Any], Records] = lambda comm: train(config, comm, data)  # noqa: E731
-    return run_threads(N, call)[0]
+    return run_threads(N, lambda comm: train(config, comm, data))[0]
 
 
 def _part(transport: MPITransport, N: int, config: Config, task: Task) -> Records | None:

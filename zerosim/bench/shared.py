@@ -43,10 +43,11 @@ class Task:
         """Return the same with some changes."""
         return replace(self, **changes)
 
-    def config(self, stage: int, N: int) -> Config:
+    def config(self, stages: tuple[int, ...], N: int, steps: int | None = None) -> Config:
         """Return the settings of a training that takes such steps. Raises InputError for what cannot be."""
         return Config(
-            stages=(stage,),
+            stages=stages,
+            steps=steps,
             hidden=self.widths[1:-1],
             optimizer=self.optimizer,
             precision=self.precision,
@@ -86,7 +87,7 @@ class Trainee:
     """A rank at one stage, with its states allocated, that takes the same step again and again."""
 
     def __init__(self, transport: Transport, task: Task, stage: int) -> None:
-        config, N = task.config(stage, transport.size), transport.size
+        config, N = task.config((stage,), transport.size), transport.size
         numerics = precision(config.precision)
         data = convert(task.data(N), numerics.dtype, numerics.compute)
         self.rank = Rank(transport, config, data, chosen(config.collective, N))

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from zerosim.errors import InputError
@@ -20,6 +21,25 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise InputError."""
         raise InputError(message)
+
+
+def parts_of(parser: argparse.ArgumentParser, names: str) -> Callable[[str, Any, str], argparse.ArgumentParser]:
+    """Give a command sub-commands, `names` with | between; the function returned adds one: its name, `run` and text."""
+    command = parser.prog.split()[-1]
+    what = ", ".join(names.split("|")[:-1]) + (" or " if "|" in names else "") + names.split("|")[-1]
+
+    def nothing(arguments: argparse.Namespace, transport: Transport | None) -> None:
+        raise InputError(f"{command}: say what: {what} (see {command} --help)")
+
+    parser.set_defaults(run=nothing, parser=parser)
+    parts = parser.add_subparsers(dest="part", metavar=names)
+
+    def part(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = parts.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run, parser=sub)
+        return sub
+
+    return part
 
 
 def unknown(word: str, parser: argparse.ArgumentParser) -> str:

@@ -9,7 +9,7 @@ from zerosim.bench.shared import Task
 from zerosim.blas import one_thread
 from zerosim.comm import Comm
 from zerosim.commands.bench.shared import subject, task_and_stages, under_mpi
-from zerosim.commands.common import Commands, ProgressLine
+from zerosim.commands.common import Commands, ProgressLine, parts_of
 from zerosim.commands.output import is_first
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
@@ -22,12 +22,9 @@ WIDTHS = (64, 256, 256, 10)
 
 def add(commands: Commands) -> None:
     """Describe the command, its sub-command and its flags."""
-    text = "have PyTorch train the same, and compare the weights"
+    text = "have PyTorch train the same, and compare the weights (os and wire are flags of train: --witness)"
     p = commands.add_parser("witness", help=text, description=text, allow_abbrev=False)
-    p.set_defaults(run=_nothing, parser=p)
-    parts = p.add_subparsers(dest="part", metavar="torch")
-    q = parts.add_parser("torch", help=text, description=text, allow_abbrev=False)
-    q.set_defaults(run=run, parser=q)
+    q = parts_of(p, "torch")("torch", run, text)
     default = ",".join(map(str, WIDTHS))
     q.add_argument("--stages", "--stage", default="0,1,2,3", metavar="0,1,2,3", help="which stages (default: all)")
     q.add_argument("--layers", default=default, metavar="A,B,C", help=f"widths, inputs first (default: {default})")
@@ -87,7 +84,3 @@ def _table(result: dict[str, Any], task: Task) -> str:
         table,
         "The largest difference of a weight at the end, beside the largest weight and the farthest move of one.",
     )
-
-
-def _nothing(arguments: argparse.Namespace, transport: Transport | None) -> None:
-    raise InputError("witness: say who: torch (see witness --help); os and wire are flags of train: --witness os,wire")

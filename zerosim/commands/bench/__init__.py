@@ -1,15 +1,12 @@
 """The command `bench`: a step beside its floor, collectives, PyTorch doing the same, and many ranks."""
 
 import argparse
-from typing import Any
 
 from zerosim.bench.shared import Task
 from zerosim.commands.bench import scale, step, torch
 from zerosim.commands.collectives import bench as contest
 from zerosim.commands.collectives import bench_flags
-from zerosim.commands.common import Commands
-from zerosim.errors import InputError
-from zerosim.transport import Transport
+from zerosim.commands.common import Commands, parts_of
 
 _STANDARD = Task()
 
@@ -18,13 +15,7 @@ def add(commands: Commands) -> None:
     """Describe the command, its sub-commands and their flags."""
     text = "measure: a step and its floor, collectives, PyTorch doing the same, many ranks"
     p = commands.add_parser("bench", help=text, description=text, allow_abbrev=False)
-    p.set_defaults(run=_nothing, parser=p)
-    parts = p.add_subparsers(dest="part", metavar="step|collectives|torch|scale")
-
-    def part(name: str, action: Any, text: str) -> argparse.ArgumentParser:
-        sub = parts.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(run=action, parser=sub)
-        return sub
+    part = parts_of(p, "step|collectives|torch|scale")
 
     q = part("step", step.run, "under mpirun: a step at each stage, split, beside the floor of what it has to do")
     _task(q, _STANDARD.widths)
@@ -66,7 +57,3 @@ def _output(q: argparse.ArgumentParser) -> None:
     text = "folder for the figure and the numbers (default: zerosim-out)"
     q.add_argument("--out", default="zerosim-out", metavar="DIR", help=text)
     q.add_argument("--json", action="store_true", help="print JSON on standard output, and nothing else there")
-
-
-def _nothing(arguments: argparse.Namespace, transport: Transport | None) -> None:
-    raise InputError("bench: say what to measure: step, collectives, torch or scale (see bench --help)")

@@ -50,7 +50,7 @@ def task_and_stages(arguments: argparse.Namespace, N: int, transport: Transport 
         if text.strip() not in ("0", "1", "2", "3") or int(text) in stages:
             raise InputError(f"stages: {arguments.stages!r} must be some of 0, 1, 2, 3, each once")
         stages.append(int(text))
-    task.config(stages[0], N)
+    task.config(tuple(stages), N)
     if transport is not None or task.collective != "native":
         chosen(task.collective, N)
     return task, tuple(stages)

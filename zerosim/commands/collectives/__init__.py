@@ -6,9 +6,7 @@ from typing import Any
 from zerosim import cluster
 from zerosim.collectives import VERBS
 from zerosim.commands.collectives import bench, check, listing, show, time
-from zerosim.commands.common import Commands
-from zerosim.errors import InputError
-from zerosim.transport import Transport
+from zerosim.commands.common import Commands, parts_of
 
 SIZES = "1KiB,4KiB,16KiB,64KiB,256KiB,1MiB,4MiB,16MiB,64MiB,256MiB"
 
@@ -18,13 +16,7 @@ def add(commands: Commands) -> None:
     text = "the laboratory of collectives: list, show, check, time and bench the algorithms"
     own = "or FILE.py:NAME, a function of your own"
     p = commands.add_parser("collectives", help=text, description=text, allow_abbrev=False)
-    p.set_defaults(run=_nothing, parser=p)
-    parts = p.add_subparsers(dest="part", metavar="list|show|check|time|bench")
-
-    def part(name: str, action: Any, text: str) -> argparse.ArgumentParser:
-        sub = parts.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(run=action, parser=sub)
-        return sub
+    part = parts_of(p, "list|show|check|time|bench")
 
     q = part("list", listing.run, "a table of the algorithms: steps, bytes per rank, cost, for which numbers of ranks")
     _flag(q, "--ranks", "the formulas' values for N ranks (default: 8)", int, 8)
@@ -88,7 +80,3 @@ def _verb(parser: argparse.ArgumentParser) -> None:
 
 def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on standard output, and nothing else there")
-
-
-def _nothing(arguments: argparse.Namespace, transport: Transport | None) -> None:
-    raise InputError("collectives: say what to do: list, show, check, time or bench (see collectives --help)")
