@@ -167,9 +167,9 @@ class MLP:
         with self.ledger.borrow("buffers", target.shape, self.compute) as scratch:
             yield scratch
             if add:
-                np.add(target, scratch, out=target, dtype=self.compute, casting="same_kind")
-            else:
-                encode(scratch, target, self.ledger)
+                with self._decoded(target) as before:
+                    scratch += before
+            encode(scratch, target, self.ledger)
 
 
 def panels(n: int, most: int) -> Iterator[slice]:

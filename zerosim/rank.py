@@ -15,7 +15,7 @@ from zerosim.ledger import Ledger
 from zerosim.mlp import MLP
 from zerosim.optim import Optimizer, sum_of_squares
 from zerosim.partition import Bucket, Layout
-from zerosim.precision import LossScale, finite, precision
+from zerosim.precision import LossScale, add, finite, precision
 from zerosim.transport import Transport
 
 
@@ -126,6 +126,10 @@ class Rank:
         self.optimizer.t += 1
         factor = 1.0 if clip is None else min(1.0, clip / (math.sqrt(squares) / scale + 1e-6))
         return loss, factor / scale
+
+    def accumulate(self, total: np.ndarray, gradient: np.ndarray) -> None:
+        """Add a gradient to that of the micro-steps before."""
+        add(total, gradient, total, self.ledger)
 
     def update(self, parameters: slice, gradients: slice, states: slice, factor: float) -> None:
         """Let the optimizer update `parameters` with `factor` times `gradients`; the slices are equally long."""

@@ -57,7 +57,7 @@ def reduce(rank: Rank, bucket: Bucket, x: np.ndarray, dy: np.ndarray, add: bool)
         rank.model.parameter_gradient(x, dy, bucket.start, bucket.stop, gradient)
         if add:
             rank.comm.reduce_scatter(gradient)
-            rank.gradients[bucket.shard] += gradient[bucket.part]
+            rank.accumulate(rank.gradients[bucket.shard], gradient[bucket.part])
         else:
             rank.comm.reduce_scatter(gradient, out=rank.gradients[bucket.shard])
 
