@@ -100,6 +100,32 @@ def test_a_few_numbers(N):
     zerosim.run_threads(N, run)
 
 
+@pytest.mark.parametrize("N", [2, 4, 8])
+@pytest.mark.parametrize("collective", ["auto", "doubling", "ring", "binomial"])
+def test_vectors_that_go_together(N, collective):
+    """Of several sizes, by several algorithms at once: each as if it went alone, again and again."""
+
+    def run(transport):
+        door = Comm(transport, Ledger(), collective)
+        for turn in range(20):
+            vectors = [np.arange(n * N, dtype=np.float32) + turn for n in (450, 33_000, 0, 150, 1, 70_000)]
+            summed, reduced, gathered = ([vector.copy() for vector in vectors] for _ in range(3))
+            for vector in gathered:
+                own = door.own(vector).copy()
+                vector.fill(0)
+                door.own(vector)[...] = own
+            door.all_reduce(*summed)
+            door.reduce_scatter(*reduced)
+            door.all_gather(*gathered)
+            for vector, a, b, c in zip(vectors, summed, reduced, gathered, strict=True):
+                np.testing.assert_array_equal(a, vector * N)
+                np.testing.assert_array_equal(door.own(b), door.own(vector) * N)
+                np.testing.assert_array_equal(c, vector)
+        assert not any(door._ledger.now.values())
+
+    zerosim.run_threads(N, run)
+
+
 def test_a_thread_that_raises_ends_all():
     def run(comm):
         if comm.rank == 2:

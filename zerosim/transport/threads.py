@@ -54,11 +54,13 @@ class ThreadTransport:
         self._world = world
         self.rank, self.size = rank, world.size
         self.waited = 0.0
+        self._sent, self._confirmed = [0] * world.size, [0] * world.size
 
-    def send(self, array: np.ndarray, to: int) -> int:
+    def send(self, array: np.ndarray, to: int) -> tuple[int, int]:
         """See `Transport`. The receiver copies straight from this array, then gives a receipt."""
         self._world.letters[to][self.rank].put(array)
-        return to
+        self._sent[to] += 1
+        return to, self._sent[to]
 
     def recv(self, array: np.ndarray, source: int) -> int:
         """See `Transport`."""
@@ -69,9 +71,12 @@ class ThreadTransport:
         self._world.receipts[source][self.rank].put(None)
         return arrived
 
-    def wait(self, sending: int) -> None:
-        """See `Transport`. What was sent to a rank first has its receipt first."""
-        self._take(self._world.receipts[self.rank][sending])
+    def wait(self, sending: tuple[int, int]) -> None:
+        """See `Transport`. Receipts come in the order of letters, but may be asked for in any."""
+        to, number = sending
+        while self._confirmed[to] < number:
+            self._take(self._world.receipts[self.rank][to])
+            self._confirmed[to] += 1
 
     def _take(self, box: SimpleQueue) -> Any:
         letter, waited = self._world.take(box)
