@@ -207,6 +207,20 @@ def test_ranks_together_with_mpirun(tmp_path, n, ranks):
     assert_one_line(run_zerosim(n, "--ranks", ranks, cwd=tmp_path), ["--ranks", "mpirun"])
 
 
+def test_figures_cost_only_the_rank_that_draws_them(tmp_path):
+    script = tmp_path / "which.py"
+    script.write_text(
+        "import sys\n"
+        "from zerosim.__main__ import main\n"
+        "status = main(['--steps', '1', '--hidden', ''])\n"
+        "from mpi4py import MPI\n"
+        "print(status, MPI.COMM_WORLD.rank, sorted({'matplotlib', 'rich'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = mpirun(2, script, cwd=tmp_path)
+    assert "0 0 ['matplotlib', 'rich']" in done.stderr
+    assert "0 1 []" in done.stderr
+
+
 def test_a_rank_that_raises_ends_all(tmp_path):
     """In the middle of a run, from a script that uses the library: its traceback once, and no rank hangs."""
     script = tmp_path / "fails.py"
