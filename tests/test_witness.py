@@ -87,13 +87,13 @@ def test_the_wire_of_native_collectives(tmp_path):
 @linux
 def test_what_is_resident_is_seen():
     before = system.private_dirty()
-    array = np.ones(8_000_000)
+    array = np.ones(16_000_000)
     assert system.private_dirty() - before == pytest.approx(array.nbytes, rel=0.01)
     system.forget_peak()
     low = system.peak_resident()
-    more = np.ones(4_000_000)
+    more = np.ones(16_000_000)
     del more
-    assert system.peak_resident() - low == pytest.approx(32_000_000, rel=0.01)
+    assert system.peak_resident() - low == pytest.approx(128_000_000, rel=0.01)
 
 
 @linux

@@ -167,9 +167,12 @@ class MLP:
         with self.ledger.borrow("buffers", target.shape, self.compute) as scratch:
             yield scratch
             if add:
-                with self._decoded(target) as before:
-                    scratch += before
+                self._add_to(scratch, target)
             encode(scratch, target, self.ledger)
+
+    def _add_to(self, scratch: np.ndarray, target: np.ndarray) -> None:
+        with self._decoded(target) as before:
+            scratch += before
 
 
 def panels(n: int, most: int) -> Iterator[slice]:
