@@ -54,7 +54,10 @@ def main(argv: list[str] | None = None) -> int:
             if first:
                 print(arguments, end="")
             return 0
-        if "wire" in (getattr(arguments, "witness", None) or "") or getattr(arguments, "wire", None) == "tcp":
+        if (
+            "wire" in (getattr(arguments, "witness", None) or "").split(",")
+            or getattr(arguments, "wire", None) == "tcp"
+        ):
             over_tcp()
         transport = world() if launched_rank() is not None else None
         return arguments.run(arguments, transport) or 0

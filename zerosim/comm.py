@@ -3,20 +3,20 @@
 A verb runs an algorithm's exchanges over a transport. Vectors are cut into N slices, as equal as can be; rank r owns
 slice r. Sums are made here, each rounded to the dtype that travels, for MPI knows no float16.
 
-What is to be summed goes in segments: all of an exchange's segments are sent off at once, and while one is added the
-next is on its way, through a scratch that stays in the processor's cache. So a slice of any size needs no more room.
+What is to be summed goes in segments: several are sent off at once, and while one is added the next is on its way,
+through a scratch that stays in the processor's cache. So a slice of any size needs no more room.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from zerosim.collectives import ALGORITHMS, NATIVE, VERBS, Algorithm, NotForN, find, prove
-from zerosim.collectives.moves import Move, move, span
+from zerosim.collectives.moves import Message, Move, move, span
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.precision import add
@@ -64,6 +64,8 @@ def open_door(transport: Transport, ledger: Ledger, collective: Algorithm | str 
 class Plan(NamedTuple):
     """What a verb does for vectors of one size."""
 
+    who: str
+    """The algorithm's name."""
     room: int
     """Elements."""
     moves: list[Move]
@@ -147,7 +149,7 @@ class Comm:
 
     def _gather(self, vector: np.ndarray) -> None:
         """Gather a few numbers: what counts is how few messages follow one another, for any N."""
-        self._run("all_gather", [(FEW, vector)])
+        self._run(FEW, "all_gather", [vector])
 
     def swap(self, partner: int, mine: np.ndarray, theirs: np.ndarray) -> None:
         """Exchange one array with one rank, which does the same; to measure what a message takes."""
@@ -188,44 +190,41 @@ class Comm:
         return vector[span(self.rank, 1, self.size, vector.size)]
 
     def _verb(self, verb: str, vectors: Sequence[np.ndarray], out: np.ndarray | None = None) -> None:
-        for group in _short_ones_together(vectors):
-            chosen = [(self.algorithm.for_bytes(vector.nbytes, self.size), vector) for vector in group]
+        for group in [vectors] if len(vectors) == 1 else _short_ones_together(vectors):
+            plans = self._run(self.algorithm, verb, group, out)
             if self._book is None:
-                self.who.update((vector.nbytes, algorithm.name) for algorithm, vector in chosen)
-            self._run(verb, chosen, out)
+                for plan, vector in zip(plans, group, strict=True):
+                    self.who[vector.nbytes] = plan.who
 
-    def _run(self, verb: str, chosen: list[tuple[Algorithm, np.ndarray]], out: np.ndarray | None = None) -> None:
-        """Do a verb on several vectors, exchange by exchange, each by its algorithm."""
+    def _run(
+        self, algorithm: Algorithm, verb: str, vectors: Sequence[np.ndarray], out: np.ndarray | None = None
+    ) -> list[Plan]:
+        """Do a verb on several vectors, exchange by exchange, and return what was planned for each."""
         started = time.perf_counter()
-        plans = [self._plan(algorithm, verb, vector) for algorithm, vector in chosen]
-        with ExitStack() as stack:
-            tasks = [
-                _Task(
-                    plan.moves,
-                    vector,
-                    stack.enter_context(self._ledger.borrow("buffers", plan.room, vector.dtype))
-                    if plan.room
-                    else vector,
-                    out if plan.sums_own else None,
-                )
-                for plan, (_, vector) in zip(plans, chosen, strict=True)
-            ]
-            self._follow(tasks, self._book or verb)
-            del tasks
+        plans = [self._plan(algorithm, verb, vector) for vector in vectors]
+        elements = sum([plan.room for plan in plans])
+        if elements:
+            with self._ledger.borrow("buffers", elements, vectors[0].dtype) as room:
+                self._follow(_tasks(plans, vectors, room, out), self._book or verb)
+        else:
+            self._follow(_tasks(plans, vectors, None, out), self._book or verb)
         if out is not None and not plans[0].sums_own:
-            out[...] = self.own(chosen[0][1])
+            out[...] = self.own(vectors[0])
         self.seconds += time.perf_counter() - started
+        return plans
 
     def _plan(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> Plan:
         """Return what a verb takes and does for vectors like this one; worked out once."""
         key = algorithm.name, verb, vector.size, vector.itemsize
         plan = self._plans.get(key)
         if plan is None:
+            who = algorithm.for_bytes(vector.nbytes, self.size)
             segment = max(1, SEGMENT // vector.itemsize)
-            moves = [move(e, self.size, vector.size, segment) for e in algorithm.exchanges(verb, self.rank, self.size)]
+            moves = [move(e, self.size, vector.size, segment) for e in who.exchanges(verb, self.rank, self.size)]
             moves[1::2] = [step.backwards() for step in moves[1::2]]  # what was touched last is still in the cache
             room = max((step.room for step in moves), default=0)
-            plan = self._plans[key] = Plan(room, moves, bool(moves) and self._sums_own(moves[-1], vector))
+            sums_own = bool(moves) and self._sums_own(moves[-1], vector)
+            plan = self._plans[key] = Plan(who.name, room, moves, sums_own)
         return plan
 
     def _sums_own(self, step: Move, vector: np.ndarray) -> bool:
@@ -237,20 +236,30 @@ class Comm:
         return step.reduce and inside and whole
 
     def _follow(self, tasks: list["_Task"], book: str) -> None:
-        """Exchange by exchange: send all messages off, take in those that come, wait until what was sent is taken."""
+        """Exchange by exchange: send messages off, take in those that come, wait until all that was sent is taken."""
         for turn in range(max(len(task.moves) for task in tasks)):
-            now = [task for task in tasks if turn < len(task.moves)]
-            sent = [self._send(task, task.moves[turn], book) for task in now]
-            for task, sending in zip(now, sent, strict=True):
-                self._receive(task, task.moves[turn], sending)
-            for sending in sent:
-                for message in sending:
-                    self._transport.wait(message)
+            flights = []
+            for task in tasks:
+                if turn < len(task.moves):
+                    step = task.moves[turn]
+                    to_go = iter(step.sends[WINDOW:])
+                    flights.append((task, step, to_go, self._send(task, step, step.sends[:WINDOW], book)))
+            for task, step, to_go, sent in flights:
+                for message in step.recvs:
+                    self._receive(task, step, message, sent)
+                    if (following := next(to_go, None)) is not None:
+                        sent += self._send(task, step, (following,), book)
+                for message in to_go:  # what goes to one from whom nothing comes
+                    self._transport.wait(sent.pop(0))
+                    sent += self._send(task, step, (message,), book)
+            for _, _, _, sent in flights:
+                for sending in sent:
+                    self._transport.wait(sending)
 
-    def _send(self, task: "_Task", step: Move, book: str) -> list[Any]:
-        """Send the messages of a move off, and return what `wait` takes of each."""
+    def _send(self, task: "_Task", step: Move, messages: Iterable[Message], book: str) -> list[Any]:
+        """Send messages of a move off, and return what `wait` takes of each."""
         vector, room, sent = task.vector, task.room, []
-        for where, pieces in step.sends:
+        for where, pieces in messages:
             for piece, spot in pieces:
                 room[spot] = vector[piece]
             message = room[where] if pieces else vector[where]
@@ -259,33 +268,54 @@ class Comm:
             self.messages[book] += 1
         return sent
 
-    def _receive(self, task: "_Task", step: Move, sent: list[Any]) -> None:
-        """Take in the messages of a move. With `out`, the last move's sums go there, and not to the own slice."""
+    def _receive(self, task: "_Task", step: Move, message: Message, sent: list[Any]) -> None:
+        """Take in a message of a move. With `out`, the last move's sums go there, and not to the own slice.
+
+        Where the same elements go out and come in, what was `sent` first must have gone before they are added to.
+        """
         vector, room, recv = task.vector, task.room, self._transport.recv
+        where, pieces = message
+        self.received += recv(room[where] if pieces else vector[where], step.source)
+        if not pieces:
+            return
+        if step.swaps:
+            self._transport.wait(sent.pop(0))
         out = task.out if step is task.moves[-1] else None
         first = self.rank * vector.size // self.size
-        for where, pieces in step.recvs:
-            if not pieces:
-                self.received += recv(vector[where], step.source)
-                continue
-            self.received += recv(room[where], step.source)
-            if step.swaps:
-                self._transport.wait(sent.pop(0))
-            for piece, spot in pieces:
-                mine = vector[piece]
-                if out is not None:
-                    add(mine, room[spot], out[piece.start - first : piece.stop - first], self._ledger)
-                elif step.reduce:
-                    add(mine, room[spot], mine, self._ledger)
-                else:
-                    mine[:] = room[spot]
+        for piece, spot in pieces:
+            mine = vector[piece]
+            if out is not None:
+                add(mine, room[spot], out[piece.start - first : piece.stop - first], self._ledger)
+            elif step.reduce:
+                add(mine, room[spot], mine, self._ledger)
+            else:
+                mine[:] = room[spot]
+
+
+def _tasks(
+    plans: list[Plan], vectors: Sequence[np.ndarray], room: np.ndarray | None, out: np.ndarray | None
+) -> list[_Task]:
+    """Give each vector its moves, and its part of the room."""
+    tasks, at = [], 0
+    for plan, vector in zip(plans, vectors, strict=True):
+        own_room = vector if room is None else room[at : at + plan.room]
+        tasks.append(_Task(plan.moves, vector, own_room, out if plan.sums_own else None))
+        at += plan.room
+    return tasks
+
+
+WINDOW = 16
+"""Messages of a rank on their way at the most: networks take a limited number that nobody has received yet.
+
+So many vectors may share their exchanges, too; such a vector is one message.
+"""
 
 
 def _short_ones_together(vectors: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
     """Group neighbours of at most `SEGMENT` bytes together: ranks then wait for one another once for all of them."""
     group: list[np.ndarray] = []
     for vector in vectors:
-        if group and sum(one.nbytes for one in group) + vector.nbytes > SEGMENT:
+        if len(group) == WINDOW or (group and sum(one.nbytes for one in group) + vector.nbytes > SEGMENT):
             yield group
             group = []
         group.append(vector)

@@ -95,6 +95,8 @@ class Config:
                 )
         if isinstance(self.witness, str):
             settle("witness", [name.strip() for name in self.witness.split(",")])
+        if not isinstance(self.witness, (list, tuple)):
+            raise InputError(f"witness: {self.witness!r} must be a list of {', '.join(WITNESSES)}")
         for name in self.witness:
             _one_of("witness", name, WITNESSES)
         settle("witness", tuple(dict.fromkeys(self.witness)))

@@ -13,8 +13,9 @@ import numpy as np
 
 from zerosim.bench.shared import Task, Tell, Trainee, in_turn, of_stage, slowest, spread, together
 from zerosim.comm import Comm
+from zerosim.errors import InputError
 from zerosim.ledger import Ledger
-from zerosim.peer import PEERS, Peer, check, gloo
+from zerosim.peer import OPTIMIZERS, PEERS, Peer, check, gloo
 from zerosim.transport.mpi import MPITransport
 from zerosim.witness import system, wire
 
@@ -28,6 +29,8 @@ def bench(
     """Time a step at each of `stages` and of its peer, about `budget` seconds for each pair. Raises InputError."""
     door = Comm(transport, Ledger())
     door.agreed(check)
+    if task.optimizer not in OPTIMIZERS:
+        raise InputError(f"optimizer: {task.optimizer!r} has no peer here; choose from {', '.join(OPTIMIZERS)}")
     door.agreed(system.check)
     tell("loading PyTorch")
     with gloo(door):
@@ -107,7 +110,7 @@ def _held_and_sent(transport: MPITransport, make: Callable[[], Any]) -> dict[str
         before, _ = wire.counters()
         contestant.step()
         if ours:
-            counted, earlier = ours.comm.sent.total(), counted
+            counted, earlier = ours.comm.sent.total() - ours.comm.sent["control"], counted
         peak = max(peak, system.peak_resident() - floor)
         transport.barrier()
         sent = wire.counters()[0] - before if step else 0  # the first one makes connections

@@ -43,8 +43,9 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
 
     world = under_mpi(transport, "witness torch")
     door, first = Comm(world, Ledger()), is_first(transport)
-    if arguments.steps < 1 or arguments.seed < 0:
-        raise InputError(f"steps: {arguments.steps} must be 1 or more, and seed: {arguments.seed} 0 or more")
+    for name, least in (("steps", 1), ("seed", 0)):
+        if getattr(arguments, name) < least:
+            raise InputError(f"{name}: {getattr(arguments, name)} must be {least} or more")
     arguments.optimizer = "sgd"
     task, stages = door.agreed(task_and_stages, arguments, world.size, world)
     door.agreed(make_folder if first else str, arguments.out)

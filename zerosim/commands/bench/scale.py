@@ -61,11 +61,11 @@ def _table(result: dict[str, Any]) -> str:
     from rich.table import Table
 
     stages = [run["stage"] for run in result["ranks"][0]["runs"]]
-    parts: list[Any] = [f"{subject(result)}; {result['backend']}. Per rank, the greatest:"]
+    parts: list[Any] = [f"{subject(result)}; {result['backend']}. Bytes are the greatest of a rank:"]
     for title, show in (
         ("at rest", lambda run: si(run["at_rest"])),
         ("sent per step", lambda run: si(run["sent"])),
-        ("ms per step", lambda run: milliseconds(run["seconds_per_step"])),
+        ("ms per step of rank 0", lambda run: milliseconds(run["seconds_per_step"])),
     ):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("ranks", justify="right")

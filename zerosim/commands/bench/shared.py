@@ -51,8 +51,9 @@ def task_and_stages(arguments: argparse.Namespace, N: int, transport: Transport 
             raise InputError(f"stages: {arguments.stages!r} must be some of 0, 1, 2, 3, each once")
         stages.append(int(text))
     task.config(tuple(stages), N)
-    if transport is not None or task.collective != "native":
-        chosen(task.collective, N)
+    if transport is None and task.collective == "native":
+        raise InputError("collective native: in-process ranks have no MPI library; start them with mpirun")
+    chosen(task.collective, N)
     return task, tuple(stages)
 
 
@@ -110,8 +111,9 @@ def subject(result: dict[str, Any]) -> str:
     """What was measured, in a line."""
     task, N = result["task"], result["ranks"]
     layers = " x ".join(map(str, task["layers"]))
-    ranks = f"{N} MPI ranks" if isinstance(N, int) else "1 and more ranks"
+    numbers = [N] if isinstance(N, int) else [row["ranks"] for row in N]
+    ranks = f"{', '.join(map(str, numbers))} {'rank' if numbers == [1] else 'ranks'}"
     return (
         f"{ranks}, layers {layers}: {task['parameters']:,} parameters, {task['precision']}, {task['optimizer']}, "
-        f"{task['rows_per_rank']} rows per rank"
+        f"rows per rank: {task['rows_per_rank']}, collective: {task['collective']}"
     )
