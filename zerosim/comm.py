@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zerosim.collectives import ALGORITHMS, NATIVE, VERBS, Algorithm, NotForN, find, prove
-from zerosim.collectives.moves import Message, Move, move, span
+from zerosim.collectives.moves import Message, Move, Pairs, move, span
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.precision import add
@@ -61,25 +61,33 @@ def open_door(transport: Transport, ledger: Ledger, collective: Algorithm | str 
     return Comm(transport, ledger, algorithm)
 
 
-class Plan(NamedTuple):
-    """What a verb does for vectors of one size."""
+class Letter(NamedTuple):
+    """A message of one vector of several."""
 
-    who: str
-    """The algorithm's name."""
+    vector: int
+    """Its number among those that go together."""
+    partner: int
+    where: slice
+    pieces: Pairs
+    """See `zerosim.collectives.moves.Message`; the room is one for all vectors."""
+    reduce: bool
+    after: int
+    """Number of the letter sent in this turn that must have gone out before this one is added; -1: none."""
+    last: bool
+    """Whether it is a vector's last exchange."""
+
+
+class Plan(NamedTuple):
+    """What a verb does for vectors of certain sizes, together."""
+
+    who: list[str]
+    """The algorithm of each."""
     room: int
     """Elements."""
-    moves: list[Move]
+    turns: list[tuple[list[Letter], list[Letter]]]
+    """What goes out and what comes in, exchange by exchange."""
     sums_own: bool
-    """Whether the last move sums the own slice, the whole of it, and nothing else."""
-
-
-class _Task(NamedTuple):
-    """A vector on its way through the moves of a verb."""
-
-    moves: list[Move]
-    vector: np.ndarray
-    room: np.ndarray
-    out: np.ndarray | None
+    """Whether the last exchange of a single vector sums its own slice, the whole of it, and nothing else."""
 
 
 class Comm:
@@ -191,41 +199,66 @@ class Comm:
 
     def _verb(self, verb: str, vectors: Sequence[np.ndarray], out: np.ndarray | None = None) -> None:
         for group in [vectors] if len(vectors) == 1 else _short_ones_together(vectors):
-            plans = self._run(self.algorithm, verb, group, out)
+            plan = self._run(self.algorithm, verb, group, out)
             if self._book is None:
-                for plan, vector in zip(plans, group, strict=True):
-                    self.who[vector.nbytes] = plan.who
+                for who, vector in zip(plan.who, group, strict=True):
+                    self.who[vector.nbytes] = who
 
     def _run(
         self, algorithm: Algorithm, verb: str, vectors: Sequence[np.ndarray], out: np.ndarray | None = None
-    ) -> list[Plan]:
-        """Do a verb on several vectors, exchange by exchange, and return what was planned for each."""
+    ) -> Plan:
+        """Do a verb on several vectors, exchange by exchange, and return the plan."""
         started = time.perf_counter()
-        plans = [self._plan(algorithm, verb, vector) for vector in vectors]
-        elements = sum([plan.room for plan in plans])
-        if elements:
-            with self._ledger.borrow("buffers", elements, vectors[0].dtype) as room:
-                self._follow(_tasks(plans, vectors, room, out), self._book or verb)
+        plan = self._plan(algorithm, verb, vectors)
+        straight = out if plan.sums_own else None
+        if plan.room:
+            with self._ledger.borrow("buffers", plan.room, vectors[0].dtype) as room:
+                self._follow(plan.turns, self._book or verb, vectors, room, straight)
         else:
-            self._follow(_tasks(plans, vectors, None, out), self._book or verb)
-        if out is not None and not plans[0].sums_own:
+            self._follow(plan.turns, self._book or verb, vectors, vectors[0], straight)
+        if out is not straight and out is not None:
             out[...] = self.own(vectors[0])
         self.seconds += time.perf_counter() - started
-        return plans
+        return plan
 
-    def _plan(self, algorithm: Algorithm, verb: str, vector: np.ndarray) -> Plan:
-        """Return what a verb takes and does for vectors like this one; worked out once."""
-        key = algorithm.name, verb, vector.size, vector.itemsize
+    def _plan(self, algorithm: Algorithm, verb: str, vectors: Sequence[np.ndarray]) -> Plan:
+        """Return what a verb takes and does for vectors like these; worked out once."""
+        key = algorithm.name, verb, vectors[0].itemsize, *[vector.size for vector in vectors]
         plan = self._plans.get(key)
         if plan is None:
-            who = algorithm.for_bytes(vector.nbytes, self.size)
-            segment = max(1, SEGMENT // vector.itemsize)
-            moves = [move(e, self.size, vector.size, segment) for e in who.exchanges(verb, self.rank, self.size)]
-            moves[1::2] = [step.backwards() for step in moves[1::2]]  # what was touched last is still in the cache
-            room = max((step.room for step in moves), default=0)
-            sums_own = bool(moves) and self._sums_own(moves[-1], vector)
-            plan = self._plans[key] = Plan(who.name, room, moves, sums_own)
+            plan = self._plans[key] = self._work_out(algorithm, verb, vectors)
         return plan
+
+    def _work_out(self, algorithm: Algorithm, verb: str, vectors: Sequence[np.ndarray]) -> Plan:
+        who: list[str] = []
+        turns: list[tuple[list[Letter], list[Letter]]] = []
+        at = 0
+        sums_own = False
+        for number, vector in enumerate(vectors):
+            mover = algorithm.for_bytes(vector.nbytes, self.size)
+            who.append(mover.name)
+            segment = max(1, SEGMENT // vector.itemsize)
+            moves = [move(e, self.size, vector.size, segment) for e in mover.exchanges(verb, self.rank, self.size)]
+            moves[1::2] = [step.backwards() for step in moves[1::2]]  # what was touched last is still in the cache
+            turns += [([], []) for _ in range(len(moves) - len(turns))]
+            for turn, step in enumerate(moves):
+                sends, recvs = turns[turn]
+                first = len(sends)
+                sends += [Letter(number, step.to, *_moved(m, at), False, -1, False) for m in step.sends]
+                recvs += [
+                    Letter(
+                        number,
+                        step.source,
+                        *_moved(m, at),
+                        step.reduce,
+                        first + i if step.swaps else -1,
+                        step is moves[-1],
+                    )
+                    for i, m in enumerate(step.recvs)
+                ]
+            at += max((step.room for step in moves), default=0)
+            sums_own = len(vectors) == 1 and bool(moves) and self._sums_own(moves[-1], vector)
+        return Plan(who, at, turns, sums_own)
 
     def _sums_own(self, step: Move, vector: np.ndarray) -> bool:
         """Whether a move adds to the own slice, the whole of it, and to nothing else."""
@@ -235,73 +268,69 @@ class Comm:
         whole = sum(piece.stop - piece.start for piece in pieces) == own.stop - own.start
         return step.reduce and inside and whole
 
-    def _follow(self, tasks: list["_Task"], book: str) -> None:
-        """Exchange by exchange: send messages off, take in those that come, wait until all that was sent is taken."""
-        for turn in range(max(len(task.moves) for task in tasks)):
-            flights = []
-            for task in tasks:
-                if turn < len(task.moves):
-                    step = task.moves[turn]
-                    to_go = iter(step.sends[WINDOW:])
-                    flights.append((task, step, to_go, self._send(task, step, step.sends[:WINDOW], book)))
-            for task, step, to_go, sent in flights:
-                for message in step.recvs:
-                    self._receive(task, step, message, sent)
-                    if (following := next(to_go, None)) is not None:
-                        sent += self._send(task, step, (following,), book)
-                for message in to_go:  # what goes to one from whom nothing comes
-                    self._transport.wait(sent.pop(0))
-                    sent += self._send(task, step, (message,), book)
-            for _, _, _, sent in flights:
-                for sending in sent:
-                    self._transport.wait(sending)
+    def _follow(
+        self,
+        turns: list[tuple[list[Letter], list[Letter]]],
+        book: str,
+        vectors: Sequence[np.ndarray],
+        room: np.ndarray,
+        out: np.ndarray | None,
+    ) -> None:
+        """Exchange by exchange: send messages off, take in those that come, wait until all that was sent is taken.
 
-    def _send(self, task: "_Task", step: Move, messages: Iterable[Message], book: str) -> list[Any]:
-        """Send messages of a move off, and return what `wait` takes of each."""
-        vector, room, sent = task.vector, task.room, []
-        for where, pieces in messages:
-            for piece, spot in pieces:
-                room[spot] = vector[piece]
-            message = room[where] if pieces else vector[where]
-            sent.append(self._transport.send(message, step.to))
-            self.sent[book] += message.nbytes
-            self.messages[book] += 1
-        return sent
-
-    def _receive(self, task: "_Task", step: Move, message: Message, sent: list[Any]) -> None:
-        """Take in a message of a move. With `out`, the last move's sums go there, and not to the own slice.
-
-        Where the same elements go out and come in, what was `sent` first must have gone before they are added to.
+        With `out`, the last exchange's sums go there, where they are to stay, and not to the own slice.
         """
-        vector, room, recv = task.vector, task.room, self._transport.recv
-        where, pieces = message
-        self.received += recv(room[where] if pieces else vector[where], step.source)
-        if not pieces:
-            return
-        if step.swaps:
-            self._transport.wait(sent.pop(0))
-        out = task.out if step is task.moves[-1] else None
-        first = self.rank * vector.size // self.size
-        for piece, spot in pieces:
-            mine = vector[piece]
-            if out is not None:
-                add(mine, room[spot], out[piece.start - first : piece.stop - first], self._ledger)
-            elif step.reduce:
-                add(mine, room[spot], mine, self._ledger)
-            else:
-                mine[:] = room[spot]
+        recv, wait = self._transport.recv, self._transport.wait
+        octets = messages = arrived = 0
+        for sends, recvs in turns:
+            sent: list[Any] = []
+            for letter in sends[:WINDOW]:
+                octets += self._send(letter, vectors, room, sent)
+            for number, source, where, pieces, reduce, after, last in recvs:
+                vector = vectors[number]
+                if not pieces:
+                    arrived += recv(vector[where], source)
+                else:
+                    arrived += recv(room[where], source)
+                    if after >= 0:
+                        wait(sent[after])
+                    for piece, spot in pieces:
+                        mine = vector[piece]
+                        if not reduce:
+                            mine[:] = room[spot]
+                        elif last and out is not None:
+                            first = self.rank * vector.size // self.size
+                            add(mine, room[spot], out[piece.start - first : piece.stop - first], self._ledger)
+                        else:
+                            add(mine, room[spot], mine, self._ledger)
+                if len(sent) < len(sends):
+                    octets += self._send(sends[len(sent)], vectors, room, sent)
+            while len(sent) < len(sends):  # to one from whom less comes
+                wait(sent[len(sent) - WINDOW])
+                octets += self._send(sends[len(sent)], vectors, room, sent)
+            for sending in sent:
+                wait(sending)
+            messages += len(sent)
+        self.sent[book] += octets
+        self.messages[book] += messages
+        self.received += arrived
+
+    def _send(self, letter: Letter, vectors: Sequence[np.ndarray], room: np.ndarray, sent: list[Any]) -> int:
+        """Send a letter off, add what `wait` takes to `sent`, and return its bytes."""
+        vector = vectors[letter.vector]
+        for piece, spot in letter.pieces:
+            room[spot] = vector[piece]
+        message = room[letter.where] if letter.pieces else vector[letter.where]
+        sent.append(self._transport.send(message, letter.partner))
+        return message.nbytes
 
 
-def _tasks(
-    plans: list[Plan], vectors: Sequence[np.ndarray], room: np.ndarray | None, out: np.ndarray | None
-) -> list[_Task]:
-    """Give each vector its moves, and its part of the room."""
-    tasks, at = [], 0
-    for plan, vector in zip(plans, vectors, strict=True):
-        own_room = vector if room is None else room[at : at + plan.room]
-        tasks.append(_Task(plan.moves, vector, own_room, out if plan.sums_own else None))
-        at += plan.room
-    return tasks
+def _moved(message: Message, at: int) -> tuple[slice, Pairs]:
+    """Where a message lies, and its pieces, if its vector's part of the room begins at element `at`."""
+    if not message.pieces:
+        return message.where, ()
+    pieces = tuple((piece, slice(spot.start + at, spot.stop + at)) for piece, spot in message.pieces)
+    return slice(message.where.start + at, message.where.stop + at), pieces
 
 
 WINDOW = 16
@@ -353,8 +382,8 @@ class NativeComm(Comm):
             with self._ledger.borrow("buffers", self.own(vector).size, vector.dtype) as room:
                 self._native(verb, vector, room)
                 self.own(vector)[...] = room
-        moves = self._plan(RING, verb, vector).moves
-        elements = sum(message.where.stop - message.where.start for step in moves for message in step.sends)
+        turns = self._plan(RING, verb, [vector]).turns
+        elements = sum(letter.where.stop - letter.where.start for sends, _ in turns for letter in sends)
         self.sent[self._book or verb] += elements * vector.itemsize
         self.received += elements * vector.itemsize
         self.seconds += time.perf_counter() - started
