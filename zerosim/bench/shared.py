@@ -3,11 +3,12 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from zerosim import formulas
 from zerosim.comm import Comm, chosen
 from zerosim.config import Config
 from zerosim.data import Dataset, convert, make_dataset
@@ -39,10 +40,6 @@ class Task:
     bucket: int = 0
     seed: int = 0
 
-    def with_(self, **changes: Any) -> "Task":
-        """Return the same with some changes."""
-        return replace(self, **changes)
-
     def config(self, stages: tuple[int, ...], N: int, steps: int | None = None) -> Config:
         """Return the settings of a training that takes such steps. Raises InputError for what cannot be."""
         return Config(
@@ -66,16 +63,11 @@ class Task:
         y = np.arange(rows) % self.widths[-1]
         return make_dataset("random", random.standard_normal((rows, self.widths[0]), np.float32), y)
 
-    @property
-    def parameters(self) -> int:
-        """How many."""
-        return sum((a + 1) * b for a, b in zip(self.widths, self.widths[1:], strict=False))
-
     def asdict(self) -> dict[str, Any]:
         """Return what a report says of it."""
         return {
             "layers": list(self.widths),
-            "parameters": self.parameters,
+            "parameters": formulas.parameters(self.widths),
             "rows_per_rank": self.rows,
             "precision": self.precision,
             "optimizer": self.optimizer,

@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from zerosim.comm import Comm
 from zerosim.commands.common import ProgressLine
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
+from zerosim.ledger import Ledger
 from zerosim.report import si
 from zerosim.transport import Transport
+from zerosim.transport.threads import alone
 
 _UNITS = {"": 1, "B": 1, "KB": 1000}
 _UNITS |= {f"{prefix}B": 1000**i for i, prefix in enumerate("kMGT", 1)}
@@ -32,6 +35,15 @@ def parse_size(text: str) -> float:
 def is_first(transport: Transport | None) -> bool:
     """Whether this process prints."""
     return transport is None or transport.rank == 0
+
+
+def door_of(transport: Transport | None) -> Comm:
+    """Return a door to agree through, without mpirun that of a world of one rank."""
+    return Comm(transport or alone(), Ledger())
+
+
+def quiet(text: str) -> None:
+    """Say nothing: another rank shows the progress."""
 
 
 def text_seconds(seconds: float) -> str:

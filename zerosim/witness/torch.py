@@ -1,6 +1,7 @@
 """PyTorch as a witness: the same initial weights, rows and optimizer, trained there; the weights are compared."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def compare(
         for name in optimizers:
             for stage in stages:
                 tell(f"stage {stage}, {name}")
-                rows.append(_compare(transport, task.with_(optimizer=name, seed=seed), stage, steps))
+                rows.append(_compare(transport, replace(task, optimizer=name, seed=seed), stage, steps))
     return {
         "schema": SCHEMA,
         "ranks": transport.size,

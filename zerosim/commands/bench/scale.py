@@ -1,14 +1,13 @@
 """`bench scale`: how cost grows with the number of ranks."""
 
 import argparse
-from functools import partial
 from typing import Any
 
 from zerosim import figures
 from zerosim.bench import scale
-from zerosim.commands.bench.shared import door_of, milliseconds, subject, task_and_stages, whole_numbers
+from zerosim.commands.bench.shared import milliseconds, subject, task_and_stages, whole_numbers
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import is_first, publish
+from zerosim.commands.output import door_of, is_first, publish, quiet
 from zerosim.errors import InputError
 from zerosim.report import console_text, make_folder, si
 from zerosim.transport import Transport
@@ -31,13 +30,13 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     door.agreed(make_folder if first else str, arguments.out)
     assert task is not None
     progress = ProgressLine()
-    tell = progress.tell if first else _nothing
+    tell = progress.tell if first else quiet
     try:
         result = scale.bench(world, task, stages, ranks, arguments.steps, tell)
     finally:
         progress.done()
     if result is not None:
-        publish(result, partial(figures.scale), _table(result), "bench-scale", arguments)
+        publish(result, figures.scale, _table(result), "bench-scale", arguments)
 
 
 def _ranks(text: str | None, world: MPITransport | None) -> list[int]:
@@ -50,10 +49,6 @@ def _ranks(text: str | None, world: MPITransport | None) -> list[int]:
         where = f"mpirun has started {most}" if world else f"{most} is the most in one process"
         raise InputError(f"ranks: {ranks[-1]} are too many: {where}")
     return ranks
-
-
-def _nothing(text: str) -> None:
-    """Another rank shows the progress."""
 
 
 def _table(result: dict[str, Any]) -> str:

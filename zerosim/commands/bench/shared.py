@@ -8,7 +8,7 @@ from zerosim.bench.shared import Task
 from zerosim.blas import one_thread
 from zerosim.comm import Comm, chosen
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import is_first
+from zerosim.commands.output import is_first, quiet
 from zerosim.errors import InputError
 from zerosim.heap import keep
 from zerosim.ledger import Ledger
@@ -16,7 +16,6 @@ from zerosim.precision import NAMES
 from zerosim.report import make_folder
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
-from zerosim.transport.threads import alone
 
 
 def whole_numbers(name: str, text: str) -> tuple[int, ...]:
@@ -75,7 +74,7 @@ def measured(
     keep()
     try:
         with one_thread():
-            return function(task, stages, progress.tell if first else _nothing)
+            return function(task, stages, progress.tell if first else quiet)
     except InputError:
         raise
     except BaseException:
@@ -85,20 +84,11 @@ def measured(
         progress.done()
 
 
-def _nothing(text: str) -> None:
-    """Another rank shows the progress."""
-
-
 def under_mpi(transport: Transport | None, what: str) -> MPITransport:
     """Return MPI's transport. Raises InputError if there is none."""
     if not isinstance(transport, MPITransport):
         raise InputError(f"{what}: it measures MPI's ranks; start it with mpirun -n 2")
     return transport
-
-
-def door_of(transport: Transport | None) -> Comm:
-    """Return a door to agree through."""
-    return Comm(transport or alone(), Ledger())
 
 
 def milliseconds(seconds: float) -> str:

@@ -1,7 +1,6 @@
 """`bench step`: a step at each stage, split, beside its floor."""
 
 import argparse
-from functools import partial
 from typing import Any
 
 from zerosim import figures
@@ -21,7 +20,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
         lambda task, stages, tell: step.bench(world, task, stages, arguments.seconds, tell),
     )
     if is_first(transport):
-        publish(result, partial(figures.step), _table(result), "bench-step", arguments)
+        publish(result, figures.step, _table(result), "bench-step", arguments)
 
 
 def _table(result: dict[str, Any]) -> str:

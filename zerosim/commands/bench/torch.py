@@ -1,7 +1,6 @@
 """`bench torch`: each stage against its counterpart in PyTorch."""
 
 import argparse
-from functools import partial
 from typing import Any
 
 from zerosim import figures
@@ -22,7 +21,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
         lambda task, stages, tell: peer.bench(world, task, stages, arguments.seconds, tcp, tell),
     )
     if is_first(transport):
-        publish(result, partial(figures.peers), _table(result), "bench-torch", arguments)
+        publish(result, figures.peers, _table(result), "bench-torch", arguments)
 
 
 def _table(result: dict[str, Any]) -> str:

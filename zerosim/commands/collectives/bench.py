@@ -9,7 +9,7 @@ from zerosim.collectives import ALGORITHMS, NATIVE
 from zerosim.comm import Comm, chosen
 from zerosim.commands.collectives.shared import checked_verb, short_name
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import is_first, parse_size, publish, text_rate, text_seconds
+from zerosim.commands.output import is_first, parse_size, publish, quiet, text_rate, text_seconds
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.report import binary, console_text, make_folder
@@ -36,17 +36,13 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     door.agreed(check_memory, max(sizes), transport.size)
     door.agreed(make_folder if first else str, arguments.out)
     progress = ProgressLine()
-    tell = progress.tell if first else _nothing
+    tell = progress.tell if first else quiet
     try:
         result = bench(transport, verb, sizes, algorithms, arguments.precision, arguments.seconds, tell)
     finally:
         progress.done()
     if first:
         publish(result, figures.contest, _table(result), "collectives-bench", arguments)
-
-
-def _nothing(text: str) -> None:
-    """Another rank shows the progress."""
 
 
 def _usual(verb: str, N: int) -> list[str]:

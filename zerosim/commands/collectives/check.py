@@ -6,20 +6,17 @@ from fractions import Fraction
 from zerosim import formulas
 from zerosim.collectives import Algorithm, NotForN
 from zerosim.collectives.check import Wrong, counted, trace
-from zerosim.comm import Comm
 from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks
-from zerosim.commands.output import is_first
+from zerosim.commands.output import door_of, is_first
 from zerosim.errors import InputError
-from zerosim.ledger import Ledger
 from zerosim.report import console_text
 from zerosim.transport import Transport
-from zerosim.transport.threads import alone
 
 
 def run(arguments: argparse.Namespace, transport: Transport | None) -> int:
     """Print what is right and what is wrong, and return the exit status: 1 if anything is wrong."""
     numbers = [*range(2, 34), 1] if arguments.ranks is None else [checked_ranks(arguments.ranks, 128)]
-    door = Comm(transport or alone(), Ledger())
+    door = door_of(transport)
     algorithm, verb = door.agreed(algorithm_and_verb, arguments.algorithm, arguments.verb)
     first = is_first(transport)
     status = 0

@@ -7,15 +7,12 @@ from pathlib import Path
 from zerosim import formulas
 from zerosim.collectives import NOBODY, Exchange, NotForN, Slices
 from zerosim.collectives.check import Trace, Wrong, counted, trace
-from zerosim.comm import Comm
 from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import is_first
+from zerosim.commands.output import door_of, is_first
 from zerosim.errors import InputError
-from zerosim.ledger import Ledger
 from zerosim.report import console_text, make_folder
 from zerosim.transport import Transport
-from zerosim.transport.threads import alone
 
 CELLS, WORDS = 12, 9
 """Most ranks for which each rank's slices are printed, and what it sends and receives beside them."""
@@ -24,7 +21,7 @@ CELLS, WORDS = 12, 9
 def run(arguments: argparse.Namespace, transport: Transport | None) -> int:
     """Print and draw the exchanges; of a wrong algorithm, those until it goes wrong. Return the exit status."""
     N = checked_ranks(arguments.ranks, 128)
-    door = Comm(transport or alone(), Ledger())
+    door = door_of(transport)
     algorithm, verb = door.agreed(algorithm_and_verb, arguments.algorithm, arguments.verb)
     first = is_first(transport)
     door.agreed(make_folder if first else str, arguments.out)

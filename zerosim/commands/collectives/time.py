@@ -6,21 +6,18 @@ from typing import Any
 from zerosim import cluster, figures
 from zerosim.bench.collectives import measure
 from zerosim.collectives import ALGORITHMS
-from zerosim.comm import Comm
 from zerosim.commands.collectives.shared import checked_ranks, checked_verb, right_algorithm, short_name
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import is_first, parse_size, publish, text_rate, text_seconds
-from zerosim.ledger import Ledger
+from zerosim.commands.output import door_of, is_first, parse_size, publish, text_rate, text_seconds
 from zerosim.report import console_text, make_folder, si
 from zerosim.timing import compare
 from zerosim.transport import Transport
-from zerosim.transport.threads import alone
 
 
 def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     """Print the table, draw the figure, write the numbers."""
     N = checked_ranks(arguments.ranks, 16384, least=2)
-    door = Comm(transport or alone(), Ledger())
+    door = door_of(transport)
     first = is_first(transport)
     nbytes = parse_size(arguments.bytes)
     verb = checked_verb(arguments.verb)
