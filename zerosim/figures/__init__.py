@@ -52,7 +52,9 @@ def save(figure: "Figure", folder: str | Path, name: str) -> None:
     """Write a figure into a folder as NAME.png and NAME.svg; the same figure gives the same bytes."""
     import matplotlib
 
+    if engine := figure.get_layout_engine():  # once: each file would lay out and draw the figure a second time
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     with matplotlib.rc_context({"svg.hashsalt": "zerosim"}):
         figure.savefig(Path(folder) / f"{name}.png", dpi=150)
-        figure.set_layout_engine("none")  # keep the layout that the PNG was given
         figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None})
