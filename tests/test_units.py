@@ -279,23 +279,37 @@ def test_sum_of_squares_sees_what_is_not_finite(bad):
 
 
 def test_decoding_every_float16():
-    """All 65536 of them, and with the infinite ones left out, as a strided matrix too."""
+    """All 65536 of them, and with the infinite ones left out, as a strided matrix too; also where few are subnormal."""
     every = np.arange(65536, dtype=np.uint16).view(np.float16)
     finite = every[np.isfinite(every)]
+    normal = finite[np.abs(finite) >= 2.0**-14]
     for source in (every, finite, finite[::-3], finite[:60_000].reshape(200, 300)[:, 7:90], finite[:0]):
-        out = np.empty(source.shape, np.float32)
-        decode(source, out)
-        np.testing.assert_array_equal(out.view(np.int32), source.astype(np.float32).view(np.int32))
+        check_decoding(source)
+    for some in (every, finite):
+        mostly_normal = np.concatenate([some, normal])
+        check_decoding(mostly_normal)
+        check_decoding(mostly_normal[:120_000].reshape(200, 600)[:, 7:390])
+        check_decoding(np.tile(mostly_normal, 2)[:200_001].reshape(3, 66667)[:, 9:])
+    check_decoding(np.tile(every, 4)[:200_001].reshape(3, 66667)[:, 9:])
+
+
+def check_decoding(source):
+    out = np.empty(source.shape, np.float32)
+    decode(source, out, ledger := Ledger())
+    np.testing.assert_array_equal(out.view(np.int32), source.astype(np.float32).view(np.int32))
+    assert not any(ledger.now.values())
 
 
 def test_decoding_with_a_factor():
     """The factor is applied to the exact value, once; also one that is not less than 1, and to what is not finite."""
     every = np.arange(65536, dtype=np.uint16).view(np.float16)
     every = every[~np.isnan(every)]
+    normal = every[np.abs(every) >= 2.0**-14]
     for factor in (2.0**-16, 0.3, 1.0, 7.0, 2.0**20):
-        out = np.empty(every.size, np.float32)
-        decode(every, out, factor)
-        np.testing.assert_array_equal(out, every.astype(np.float32) * np.float32(factor))
+        for source in (every, np.concatenate([every, normal])):
+            out = np.empty(source.size, np.float32)
+            decode(source, out, Ledger(), factor)
+            np.testing.assert_array_equal(out, source.astype(np.float32) * np.float32(factor))
 
 
 def float32_to_round():

@@ -155,7 +155,7 @@ class MLP:
             yield array
             return
         with self.ledger.borrow("buffers", array.shape, self.compute) as scratch:
-            decode(array, scratch)
+            decode(array, scratch, self.ledger)
             yield scratch
 
     @contextmanager

@@ -128,7 +128,7 @@ class Optimizer:
                 at = slice(start, min(start + block, weights.size))
                 h, g = scratch[0, : at.stop - at.start], gradients[at]
                 if not as_it_is:
-                    decode(g, scratch[1, : g.size], factor)
+                    decode(g, scratch[1, : g.size], ledger, factor)
                     g = scratch[1, : g.size]
                 self._rule(weights[at], g, h, hyper, *(states[name][at] for name in self._moments))
                 if weights is not parameters:
@@ -143,7 +143,7 @@ def sum_of_squares(gradients: np.ndarray, dtype: np.dtype, ledger: Ledger) -> fl
         for start in range(0, gradients.size, block):
             part = gradients[start : start + block]
             g = scratch[: part.size]
-            decode(part, g)
+            decode(part, g, ledger)
             g *= g
             squares = float(g.sum())
             total += squares if isfinite(squares) else float(np.sum(np.square(part, dtype=np.float64)))

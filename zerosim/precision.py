@@ -63,22 +63,33 @@ def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     if all(array.flags.c_contiguous for array in arrays):
         arrays = tuple(array.reshape(-1) for array in arrays)
     rows = len(arrays[0])
+    if arrays[0].size > BLOCK * rows:
+        for row in zip(*arrays, strict=True):
+            yield from blocks(*row)
+        return
     step = max(1, BLOCK * rows // max(1, arrays[0].size))
     for start in range(0, rows, step):
         yield tuple(array[start : start + step] for array in arrays)
 
 
-def decode(source: np.ndarray, out: np.ndarray, factor: float = 1.0) -> None:
+def decode(source: np.ndarray, out: np.ndarray, ledger: Ledger, factor: float = 1.0) -> None:
     """Write `source` times a positive `factor` to `out`, of the computing dtype and the same shape; exact for factor 1.
 
     NumPy decodes float16 a number at a time. Here, a block at a time, its bits are moved to where float32 has them,
-    which leaves the exponent too small by 112, and one multiplication makes that good, for subnormal numbers too. What
-    was inf or nan comes out as 65536 or more, which float16 does not have; then NumPy does it.
+    which leaves the exponent too small by 112; that is made good in one of two ways. What was inf or nan comes out as
+    65536 or more, which float16 does not have; then NumPy does it.
     """
+    if source.dtype.char + out.dtype.char == "ef" and source.size > FEW:  # NumPy's names for float16 and float32
+        if source.size <= BLOCK:
+            _from_half(source, out, factor, None)
+            return
+        with ledger.borrow("buffers", BLOCK, np.int32) as scratch:
+            for part, to in blocks(source, out):
+                slow = scratch[: part.size].reshape(part.shape) if _many_subnormal(part) else None
+                _from_half(part, to, factor, slow)
+        return
     for part, to in blocks(source, out):
-        if source.dtype.char + out.dtype.char == "ef" and source.size > FEW:  # NumPy's names for float16 and float32
-            _from_half(part, to, factor)
-        elif factor == 1.0:
+        if factor == 1.0:
             to[...] = part
         else:
             np.multiply(part, np.asarray(factor, out.dtype), out=to, dtype=out.dtype)
@@ -106,8 +117,8 @@ def add(mine: np.ndarray, incoming: np.ndarray, out: np.ndarray, ledger: Ledger)
     with ledger.borrow("buffers", (2, min(BLOCK, mine.size)), np.float32) as scratch:
         for a, b, to in blocks(mine, incoming, out):
             a_, b_ = scratch[:, : a.size]
-            decode(a, a_)
-            decode(b, b_)
+            decode(a, a_, ledger)
+            decode(b, b_, ledger)
             a_ += b_
             encode(a_, to, ledger)
 
@@ -121,25 +132,31 @@ def finite(numbers: np.ndarray, ledger: Ledger) -> bool:
     return True
 
 
-# IEEE 754 as integers: float32 has 8 bits of exponent above 23 of fraction, float16 has 5 above 10
-_EXPONENT = np.int32(0x7F800000)
-_SIGN = np.int32(~0x7FFF)
-_GAP = np.int32(~0x70000000)
+# IEEE 754 as integers: float32 has 8 bits of exponent above 23 of fraction, float16 has 5 above 10. Where many numbers
+# are, float32's subnormal range is kept out of: some processors take ten times as long there
+_EXPONENT, _SIGN = np.int32(0x7F800000), np.int32(-(1 << 31))
 _SMALLEST = np.int32((127 - 14) << 23)
 """2^-14, the smallest normal float16: below it, numbers are 2^-24 apart."""
 _TOO_LARGE = np.int32((127 + 16) << 23)
-_MAGIC = np.int32((13 << 23) + (1 << 22))
-"""Makes of 2^e the number 1.5 x 2^(e + 13), whose neighbours are 2^(e - 10) away, as those of 2^e in float16."""
-_DOWN, _UP = np.float32(2.0**-112), 2.0**112
+_MAGIC = np.int32((13 << 23) + 2048)
+"""Makes of 2^e the number 2^(e + 13) + 2^(e + 1), whose neighbours are 2^(e - 10) away, as those of 2^e in float16."""
+_HALF_SIGN = np.int32(~0x7FFF)
+_MOVED, _GAP, _LATER = np.int32(0x0FFFE000), np.int32(~0x70000000), np.int32(112 << 23)
+_SAMPLE = 61
+"""Where it is worth it, one in so many numbers is looked at, to choose the faster way."""
 
 
-def _from_half(source: np.ndarray, out: np.ndarray, factor: float) -> None:
-    bits = out.view(np.int32)
-    np.copyto(bits, source.view(np.int16))
+def _from_half(source: np.ndarray, out: np.ndarray, factor: float, scratch: np.ndarray | None) -> None:
+    bits, half = out.view(np.int32), source.view(np.int16)
+    np.copyto(bits, half)
     np.left_shift(bits, 13, out=bits)
-    np.bitwise_and(bits, _GAP, out=bits)  # the sign was extended over the exponent
-    up = factor if factor < 1.0 else 1.0  # 2^112 times a larger one might be too large
-    np.multiply(out, np.float32(_UP * up), out=out)
+    up = 1.0
+    if scratch is not None:
+        _add_112(bits, half, scratch)
+    else:
+        np.bitwise_and(bits, _GAP, out=bits)  # the sign was extended over the exponent
+        up = factor if factor < 1.0 else 1.0  # 2^112 times a larger one might be too large
+        np.multiply(out, np.float32(2.0**112 * up), out=out)
     flat = out.reshape(-1)
     if flat @ flat >= (65536 * up) ** 2 and max(flat.max(), -flat.min()) >= 65536 * up:  # the square costs less
         out[...] = source
@@ -148,22 +165,45 @@ def _from_half(source: np.ndarray, out: np.ndarray, factor: float) -> None:
         np.multiply(out, np.float32(factor), out=out)
 
 
+def _many_subnormal(source: np.ndarray) -> bool:
+    sample = source.view(np.int16)[..., ::_SAMPLE] & np.int16(0x7FFF)
+    sample -= np.int16(1)  # zero, which is no subnormal number, becomes the largest
+    return bool(np.count_nonzero(sample.view(np.uint16) < 0x3FF) * 50 > sample.size)
+
+
+def _add_112(bits: np.ndarray, half: np.ndarray, scratch: np.ndarray) -> None:
+    """Add 112 to the exponent; of a subnormal f = 2^-15 (1 + fraction) that makes, the value is f + (f - 2^-14)."""
+    numbers, low = bits.view(np.float32), scratch.view(np.float32)
+    np.bitwise_and(bits, _MOVED, out=bits)
+    np.add(bits, _LATER, out=bits)
+    np.subtract(numbers, np.float32(2.0**-14), out=low)
+    np.minimum(low, 0, out=low)
+    np.add(numbers, low, out=numbers)
+    np.copyto(scratch, half)
+    np.bitwise_and(scratch, _SIGN, out=scratch)
+    np.bitwise_or(bits, scratch, out=bits)
+
+
 def _to_half(source: np.ndarray, out: np.ndarray, m: np.ndarray, t: np.ndarray) -> None:
-    """Round by adding a number so large that float32 itself drops what float16 cannot hold; then move the bits."""
-    bits, magic, rounded = source.view(np.int32), m.view(np.float32), t.view(np.float32)
+    """Round by adding a number so large that float32 itself drops what float16 cannot hold.
+
+    What is left in the sum's lowest bits is float16's fraction, its leading 1 included, and `_MAGIC`'s 2048; the
+    exponent that is added to them is too large by 126, and 126 times 1024 and 2048 together are 0 in 16 bits.
+    """
+    bits = source.view(np.int32)
     np.bitwise_and(bits, _EXPONENT, out=m)
     if m.size and m.max() >= _TOO_LARGE:  # inf, nan, and what becomes inf
         out[...] = source
         return
     np.maximum(m, _SMALLEST, out=m)
     np.add(m, _MAGIC, out=m)
-    np.add(source, magic, out=rounded)
-    np.subtract(rounded, magic, out=rounded)
-    np.multiply(rounded, _DOWN, out=rounded)
-    np.right_shift(t, 13, out=t)
+    np.bitwise_and(bits, ~_SIGN, out=t)
+    np.add(t.view(np.float32), m.view(np.float32), out=t.view(np.float32))
+    np.right_shift(m, 13, out=m)
+    np.add(t, m, out=t)
     np.right_shift(bits, 16, out=m)
-    np.bitwise_and(m, _SIGN, out=m)
-    np.bitwise_or(t, m, out=t)
+    np.bitwise_and(m, _HALF_SIGN, out=m)
+    np.add(t, m, out=t)
     np.copyto(out.view(np.int16), t, casting="unsafe")
 
 
