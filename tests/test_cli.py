@@ -97,6 +97,9 @@ def bad_inputs(folder):
     yield "hidden in words", ["--hidden", "8,x"], ["hidden", "8,x"]
     yield "out is a file", ["--out", folder / "afile"], ["out", "afile"]
     yield "out below a file", ["--out", folder / "afile" / "below"], ["out", "cannot write"]
+    (folder / "taken" / "report.json").mkdir(parents=True)
+    yield "report is a folder", ["--out", folder / "taken"], ["report.json is a folder"]
+    yield "model larger than memory", ["--hidden", "900000,900000"], ["stage 0", "810,0", "too many for this machine"]
     yield "out below a device", ["--out", "/dev/null/here"], ["out", "cannot write"]
     yield "save nowhere", ["--save", folder / "no" / "where.safetensors"], ["save", "where"]
     yield "init missing", ["--init", folder / "no.safetensors"], ["init", "no such"]
@@ -348,3 +351,14 @@ def test_a_damaged_archive_is_really_damaged(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).random((400, 9)), y=np.arange(400) % 2)
     (tmp_path / "b.npz").write_bytes(damaged((tmp_path / "a.npz").read_bytes()))
     assert zipfile.is_zipfile(tmp_path / "b.npz")
+
+
+def test_what_cannot_be_written_is_one_line_after_the_table(tmp_path):
+    """A figure's place is taken by a folder: the report is there, the table is printed, and the line names the file."""
+    (tmp_path / "zerosim-out" / "traffic.png").mkdir(parents=True)
+    done = run_zerosim(2, *FAST, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "traffic.png" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "Books: bytes held and bytes sent equal" in done.stdout
+    assert list(check(json.loads((tmp_path / "zerosim-out" / "report.json").read_text()))) == []

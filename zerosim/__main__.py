@@ -66,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # whoever reads has seen enough, as with | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a file that went away
+        place = f"{error.filename2 or error.filename}: " if error.filename else ""
+        print(f"zerosim: {place}{error.strerror or error}", file=sys.stderr, flush=True)
+        return 1
     except (InputError, Diverged) as error:
         if first:
             print(f"zerosim: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

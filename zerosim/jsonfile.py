@@ -24,6 +24,10 @@ def read_json(path: str, what: str) -> dict[str, Any]:
 def write_json(value: Any, path: Path) -> Path:
     """Write JSON to a file in an existing folder and return its path; it appears whole or not at all."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     return path

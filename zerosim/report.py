@@ -113,8 +113,8 @@ def write_report(report: dict[str, Any], folder: str | Path) -> Path:
     return write_json(report, Path(folder) / "report.json")
 
 
-def make_folder(name: str) -> Path:
-    """Make the folder for the artifacts, if need be. Raises InputError if it cannot be written to."""
+def make_folder(name: str, *files: str) -> Path:
+    """Make the folder for the artifacts, if need be. Raises InputError if it, or any of `files`, cannot be written."""
     folder = Path(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,6 +124,9 @@ def make_folder(name: str) -> Path:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"out {name}: cannot write to this folder ({reason})") from None
+    for file in files:
+        if (folder / file).is_dir():
+            raise InputError(f"out {name}: {file} is a folder there, where a file of that name is to be written")
     return folder
 
 

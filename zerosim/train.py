@@ -25,6 +25,7 @@ from zerosim.heap import give_back, keep
 from zerosim.ledger import CLASSES, Ledger
 from zerosim.precision import precision
 from zerosim.rank import Phase, Rank
+from zerosim.room import check_states
 from zerosim.stages import STAGES
 from zerosim.transport import Transport, connect
 from zerosim.weightfile import WeightWriter, check_writable, open_weights
@@ -167,8 +168,10 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
     train_rows = len(split(data, config.test_fraction, config.seed)[0])
     if config.batch_size > train_rows:
         raise InputError(f"batch_size: {config.batch_size} is more than the {train_rows} rows there are to train on")
+    widths = [data.x.shape[1], *config.hidden, data.outputs]
+    check_states(config.stages, widths, transport.size, config.precision, config.optimizer, transport.here)
     if config.init is not None:
-        with open_weights(config.init, [data.x.shape[1], *config.hidden, data.outputs]):
+        with open_weights(config.init, widths):
             pass
     if config.save is not None and transport.rank == 0:
         check_writable(config.save)

@@ -7,7 +7,6 @@ Beside it stands the bound: the time in which every rank at once merely copies a
 to move.
 """
 
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -65,16 +64,6 @@ def bench(
         "cluster": measure(transport).asdict(),
         "sizes": rows,
     }
-
-
-def check_memory(nbytes: int, N: int) -> None:
-    """Raise InputError if N ranks on this machine cannot hold the two vectors of `nbytes` that each needs."""
-    needed, there = 2 * nbytes * N, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > 0.9 * there:
-        raise InputError(
-            f"bytes: {nbytes:,} take two vectors on each of {N} ranks, {needed:,} bytes if all are on this machine, "
-            f"which has {there:,}"
-        )
 
 
 def _contest(

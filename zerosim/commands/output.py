@@ -11,7 +11,7 @@ from zerosim.commands.common import ProgressLine
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.ledger import Ledger
-from zerosim.report import si
+from zerosim.report import make_folder, si
 from zerosim.transport import Transport
 from zerosim.transport.threads import alone
 
@@ -60,18 +60,23 @@ def text_rate(rate: float | None) -> str:
     return "-" if rate is None else f"{si(rate)}/s"
 
 
+def make_folder_for(name: str, door: Comm, out: str) -> None:
+    """Have the first rank make the folder --out for NAME.json and its figure. Raises InputError on all ranks."""
+    files = [f"{name}{ending}" for ending in (".json", ".png", ".svg")]
+    door.agreed(lambda: make_folder(out, *files) if door.rank == 0 else None)
+
+
 def publish(result: dict[str, Any], draw: Any, table: str, name: str, arguments: argparse.Namespace) -> None:
-    """Write a result as NAME.json and as a figure into the folder --out, and print it: as JSON, or the table."""
+    """Print a result, as JSON or as the table, and write it as NAME.json and as a figure into the folder --out."""
     from zerosim import figures
 
     progress = ProgressLine()
-    progress.say("drawing the figure")
     try:
+        path = write_json(result, Path(arguments.out) / f"{name}.json")
+        progress.say("drawing the figure")
         figures.save(draw(result), arguments.out, name)
-    finally:
+    finally:  # on a full disk too
         progress.done()
-    path = write_json(result, Path(arguments.out) / f"{name}.json")
-    if arguments.json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        print(f"{table}\nNumbers: {path}\nFigure: {name} (.png and .svg, beside it)")
+        print(json.dumps(result, allow_nan=False) if arguments.json else table)
+    if not arguments.json:
+        print(f"Numbers: {path}\nFigure: {name} (.png and .svg, beside it)")

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
 from zerosim.collectives import NAMES
 from zerosim.comm import Comm
@@ -118,36 +120,43 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     first = transport is None or transport.rank == 0
     door = Comm(transport or alone(), Ledger())
     config = door.agreed(settings, arguments, N)
-    door.agreed(make_folder if first else str, config.out)
+    door.agreed(lambda: make_folder(config.out, "report.json") if first else None)
     if first and size(config.data) > SLOW_TO_READ:
         progress.say(f"reading {config.data}")
     try:
         records = _train(config, transport, N, progress)
         if not first:
             return
-        report = build_report(records)
-        folder = make_folder(config.out)
-        path = write_report(report, folder)
-        progress.say("drawing the figures")
-        from zerosim import figures
-
-        names = figures.write(report, folder)
     finally:
         progress.done()
-    if arguments.json:
-        print(json.dumps(report, allow_nan=False))
-        return
-    print(format_report(report))
-    print(f"Report: {path}")
-    print(f"Figures: {', '.join(names)} (.png and .svg, beside it)")
-    if config.save:
-        print(f"Weights of stage {config.stages[-1]}: {config.save}")
+    report = build_report(records)
+    try:
+        written = _write(report, make_folder(config.out), progress)
+    finally:  # on a full disk too
+        print(json.dumps(report, allow_nan=False) if arguments.json else format_report(report))
+    if not arguments.json:
+        print(written)
+        if config.save:
+            print(f"Weights of stage {config.stages[-1]}: {config.save}")
 
 
 def _train(config: Config, transport: Transport | None, N: int, progress: Progress) -> Records:
     if transport:
         return train(config, transport, progress=progress)
     return run_threads(N, lambda comm: train(config, comm, progress=progress))[0]
+
+
+def _write(report: dict[str, Any], folder: Path, progress: ProgressLine) -> str:
+    """Write report.json and draw the figures beside it; return a line for each."""
+    path = write_report(report, folder)
+    progress.say("drawing the figures")
+    from zerosim import figures
+
+    try:
+        names = figures.write(report, folder)
+    finally:
+        progress.done()
+    return f"Report: {path}\nFigures: {', '.join(names)} (.png and .svg, beside it)"
 
 
 def settings(arguments: argparse.Namespace, N: int) -> Config:

@@ -10,11 +10,11 @@ from zerosim.blas import one_thread
 from zerosim.comm import Comm
 from zerosim.commands.bench.shared import subject, task_and_stages, under_mpi
 from zerosim.commands.common import Commands, ProgressLine, parts_of
-from zerosim.commands.output import is_first
+from zerosim.commands.output import is_first, make_folder_for
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.ledger import Ledger
-from zerosim.report import console_text, make_folder
+from zerosim.report import console_text
 from zerosim.transport import Transport
 
 WIDTHS = (64, 256, 256, 10)
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
             raise InputError(f"{name}: {getattr(arguments, name)} must be {least} or more")
     arguments.optimizer = "sgd"
     task, stages = door.agreed(task_and_stages, arguments, world.size, world)
-    door.agreed(make_folder if first else str, arguments.out)
+    make_folder_for("witness-torch", door, arguments.out)
     progress = ProgressLine()
     tell = progress.say if first else lambda text: None
     try:

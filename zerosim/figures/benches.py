@@ -36,7 +36,7 @@ def step(result: dict[str, Any]) -> "Figure":
     axes.set_ylabel("ms per step")
     highest = max(max(sum(row["split"].values()), row["floor"]["seconds"]) for row in rows)
     axes.set_ylim(0, 1.12e3 * highest)
-    axes.set_title(_subject(result), loc="left", fontsize=11)
+    axes.set_title(f"{_subject(result)}, {result['task']['rows_per_rank']} rows per rank", loc="left", fontsize=11)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plain(axes)
     return figure
@@ -55,17 +55,20 @@ def peers(result: dict[str, Any]) -> "Figure":
             axes.bar([place + shift for place in range(len(rows))], heights, 0.38, color=colour, label=name)
             if measure == "seconds" and side == "ours":
                 for place, (height, row) in enumerate(zip(heights, rows, strict=True)):
-                    axes.annotate(f"{row['ratio']:.2f}", (place + shift, height), ha="center", va="bottom")
+                    axes.annotate(f"{row['ratio']:.2f} x", (place + shift, height), ha="center", va="bottom")
         names = [f"stage {row['stage']}\n{_narrow(row['peer'])}" for row in rows]
-        axes.set_xticks(range(len(rows)), names, fontsize=9)
+        axes.set_xticks(range(len(rows)), names, fontsize=8)
         axes.margins(y=0.12)
     left.set_ylabel("ms per step")
     plain(left)
     right.set_ylabel("peak resident memory per rank")
     in_bytes(right)
-    left.set_title(f"{_subject(result)}", loc="left", fontsize=11)
-    right.set_title(
-        f"PyTorch {result['torch'].partition('+')[0]} over gloo, zerosim over {result['wire']}", loc="left", fontsize=11
+    left.set_title("Time of a step, and its share of PyTorch's", loc="left", fontsize=11)
+    right.set_title("Peak of a step, above what the process held before", loc="left", fontsize=11)
+    figure.supxlabel(
+        f"{_subject(result)}, {result['task']['rows_per_rank']} rows per rank; "
+        f"PyTorch {result['torch'].partition('+')[0]} over gloo, zerosim over {result['wire']}",
+        fontsize=9,
     )
     left.legend(frameon=False)
     return figure

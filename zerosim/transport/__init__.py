@@ -11,6 +11,8 @@ class Transport(Protocol):
     rank: int
     size: int
     backend: str
+    here: int
+    """Ranks on this machine."""
     waited: float
     """Seconds so far in which nothing had come, or nothing had gone out, when it was asked for."""
 

@@ -46,6 +46,9 @@ class MPITransport:
         world = MPI.COMM_WORLD if comm is None else comm
         self._comm = world.Dup()
         self.rank, self.size = world.rank, world.size
+        neighbours = world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.here = neighbours.size
+        neighbours.Free()
         self._MPI, self._byte, self._status = MPI, MPI.BYTE, MPI.Status()
         self._types: dict[np.dtype, tuple[Any, Any]] = {}
         self.waited = 0.0

@@ -52,7 +52,7 @@ class ThreadTransport:
 
     def __init__(self, world: ThreadWorld, rank: int) -> None:
         self._world = world
-        self.rank, self.size = rank, world.size
+        self.rank, self.size, self.here = rank, world.size, world.size
         self.waited = 0.0
         self._sent, self._confirmed = [0] * world.size, [0] * world.size
 

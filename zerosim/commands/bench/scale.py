@@ -7,9 +7,9 @@ from zerosim import figures
 from zerosim.bench import scale
 from zerosim.commands.bench.shared import milliseconds, subject, task_and_stages, whole_numbers
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import door_of, is_first, publish, quiet
+from zerosim.commands.output import door_of, is_first, make_folder_for, publish, quiet
 from zerosim.errors import InputError
-from zerosim.report import console_text, make_folder, si
+from zerosim.report import console_text, si
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
         task, stages = door.agreed(task_and_stages, arguments, N, world)
     if arguments.steps < 2:
         raise InputError(f"steps: {arguments.steps} must be 2 or more: the first one is slower")
-    door.agreed(make_folder if first else str, arguments.out)
+    make_folder_for("bench-scale", door, arguments.out)
     assert task is not None
     progress = ProgressLine()
     tell = progress.tell if first else quiet
@@ -44,7 +44,9 @@ def _ranks(text: str | None, world: MPITransport | None) -> list[int]:
     if text is None:
         least = world.size if world else 32
         return sorted({2**i for i in range(least.bit_length())} | ({least} if world else set()))
-    ranks = sorted(set(whole_numbers("ranks", text)))
+    ranks = sorted(whole_numbers("ranks", text))
+    if len(set(ranks)) < len(ranks):
+        raise InputError(f"ranks: {text!r} names a number more than once")
     if ranks[-1] > most:
         where = f"mpirun has started {most}" if world else f"{most} is the most in one process"
         raise InputError(f"ranks: {ranks[-1]} are too many: {where}")

@@ -8,12 +8,12 @@ from zerosim.bench.shared import Task
 from zerosim.blas import one_thread
 from zerosim.comm import Comm, chosen
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import is_first, quiet
+from zerosim.commands.output import is_first, make_folder_for, quiet
 from zerosim.errors import InputError
 from zerosim.heap import keep
 from zerosim.ledger import Ledger
 from zerosim.precision import NAMES
-from zerosim.report import make_folder
+from zerosim.room import check_states
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 
@@ -53,6 +53,7 @@ def task_and_stages(arguments: argparse.Namespace, N: int, transport: Transport 
     if transport is None and task.collective == "native":
         raise InputError("collective native: in-process ranks have no MPI library; start them with mpirun")
     chosen(task.collective, N)
+    check_states(stages, widths, N, task.precision, task.optimizer, transport.here if transport else N)
     return task, tuple(stages)
 
 
@@ -69,7 +70,7 @@ def measured(
     if arguments.wire not in ("shared", "tcp"):
         raise InputError(f"wire: {arguments.wire!r} is not known; choose from shared, tcp")
     task, stages = door.agreed(task_and_stages, arguments, transport.size, transport)
-    door.agreed(make_folder if first else str, arguments.out)
+    make_folder_for(f"bench-{arguments.part}", door, arguments.out)
     progress = ProgressLine()
     keep()
     try:

@@ -4,15 +4,16 @@ import argparse
 from typing import Any
 
 from zerosim import figures
-from zerosim.bench.collectives import bench, check_memory
+from zerosim.bench.collectives import bench
 from zerosim.collectives import ALGORITHMS, NATIVE
 from zerosim.comm import Comm, chosen
 from zerosim.commands.collectives.shared import checked_verb, short_name
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import is_first, parse_size, publish, quiet, text_rate, text_seconds
+from zerosim.commands.output import is_first, make_folder_for, parse_size, publish, quiet, text_rate, text_seconds
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
-from zerosim.report import binary, console_text, make_folder
+from zerosim.report import binary, console_text
+from zerosim.room import check_room
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 
@@ -33,8 +34,8 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     if not names:
         raise InputError("bench: name an explicit algorithm too; native is always there")
     algorithms = [door.agreed(chosen, name, transport.size, (verb,)) for name in names]
-    door.agreed(check_memory, max(sizes), transport.size)
-    door.agreed(make_folder if first else str, arguments.out)
+    door.agreed(check_room, f"bytes: two vectors of {max(sizes):,}", 2 * max(sizes), transport.here)
+    make_folder_for("collectives-bench", door, arguments.out)
     progress = ProgressLine()
     tell = progress.tell if first else quiet
     try:

@@ -8,8 +8,8 @@ from zerosim.bench.collectives import measure
 from zerosim.collectives import ALGORITHMS
 from zerosim.commands.collectives.shared import checked_ranks, checked_verb, right_algorithm, short_name
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import door_of, is_first, parse_size, publish, text_rate, text_seconds
-from zerosim.report import console_text, make_folder, si
+from zerosim.commands.output import door_of, is_first, make_folder_for, parse_size, publish, text_rate, text_seconds
+from zerosim.report import console_text, si
 from zerosim.timing import compare
 from zerosim.transport import Transport
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     )
     names = arguments.algorithms or _all_for(where, N, verb)
     chosen = [door.agreed(right_algorithm, name, N) for name in names]
-    door.agreed(make_folder if first else str, arguments.out)
+    make_folder_for("collectives-time", door, arguments.out)
     if not first:
         return
     progress = ProgressLine()

@@ -1,0 +1,41 @@
+"""Whether there is room in memory: looked at before the work, for the kernel ends what takes too much."""
+
+import os
+from collections.abc import Sequence
+
+from zerosim import formulas
+from zerosim.errors import InputError
+
+_SHARE = 0.9
+"""Of the memory that can be filled: libraries and the system need some too."""
+
+
+def check_room(what: str, nbytes: int, here: int) -> None:
+    """Raise InputError, which says `what` it is, if `here` ranks on this machine cannot hold `nbytes` each."""
+    there = _memory()
+    if there and nbytes * here > _SHARE * there:
+        where = f"on each of {here} ranks" if here > 1 else "on one rank"
+        raise InputError(f"{what}: {nbytes:,} bytes {where} are too many for this machine, which has {there:,}")
+
+
+def check_states(stages: Sequence[int], L: Sequence[int], N: int, precision: str, optimizer: str, here: int) -> None:
+    """Raise InputError if `here` of N ranks cannot hold the states of a model; what a step needs besides comes on top.
+
+    `L` are the layer widths, inputs first.
+    """
+    for stage in stages:
+        states = sum(formulas.at_rest(stage, L, N, precision, optimizer).values())
+        check_room(f"stage {stage}: the states of {formulas.parameters(L):,} parameters", states, min(here, N))
+
+
+def _memory() -> int:
+    """Bytes of memory there are for this process: the machine's, or its control group's; 0 where nobody says."""
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit:
+            return min(there, int(limit.read()))
+    except (OSError, ValueError):
+        return there
