@@ -1,9 +1,12 @@
 """What the benchmarks share: the task, contestants in turn, and what is said of many times."""
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +95,29 @@ class Trainee:
         with np.errstate(over="ignore", invalid="ignore"):
             self._stage.step(self.rank, self._batch if batch is None else batch)
         self.rank.phase("end")
+
+
+@contextmanager
+def bound(transport: MPITransport) -> Iterator[bool]:
+    """Bind each rank to a core where there are more ranks than cores (Linux), and yield whether they are.
+
+    Left to itself, the kernel has three ranks on one core and one on another for a while, whoever's step it is.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if not cores or transport.here <= len(cores):
+        yield False
+        return
+    _let_run_on({cores[transport.rank % len(cores)]})
+    try:
+        yield True
+    finally:
+        _let_run_on(set(cores))
+
+
+def _let_run_on(cores: set[int]) -> None:
+    """All threads of this process; those to come do as the one that begins them."""
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
 
 
 def in_turn(

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from zerosim.bench.shared import Task
+from zerosim.bench.shared import Task, bound
 from zerosim.blas import one_thread
 from zerosim.comm import Comm, chosen
 from zerosim.commands.common import ProgressLine
@@ -60,8 +60,8 @@ def task_and_stages(arguments: argparse.Namespace, N: int, transport: Transport 
 def measured(
     arguments: argparse.Namespace,
     transport: MPITransport,
-    function: Callable[[Task, tuple[int, ...], Callable[[str], None]], Any],
-) -> Any:
+    function: Callable[[Task, tuple[int, ...], Callable[[str], None]], dict[str, Any]],
+) -> dict[str, Any]:
     """Check the flags on all ranks together, then let `function(task, stages, tell)` measure, on one thread a rank."""
     door = Comm(transport, Ledger())
     first = is_first(transport)
@@ -74,8 +74,9 @@ def measured(
     progress = ProgressLine()
     keep()
     try:
-        with one_thread():
-            return function(task, stages, progress.tell if first else quiet)
+        with one_thread(), bound(transport) as on_a_core:
+            result = function(task, stages, progress.tell if first else quiet)
+            return result | {"bound_to_cores": on_a_core}
     except InputError:
         raise
     except BaseException:
@@ -107,4 +108,5 @@ def subject(result: dict[str, Any]) -> str:
     return (
         f"{ranks}, layers {layers}: {task['parameters']:,} parameters, {task['precision']}, {task['optimizer']}, "
         f"rows per rank: {task['rows_per_rank']}, collective: {task['collective']}"
+        + (", each rank bound to a core" if result.get("bound_to_cores") else "")
     )
