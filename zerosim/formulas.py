@@ -1,16 +1,24 @@
-"""Closed forms, in the symbols of the ZeRO paper, each with its place. Imports nothing of zerosim.
+"""Closed forms, in the symbols of the papers, each with its place. Imports nothing of zerosim.
 
 Psi   parameters                     w   bytes of a parameter on the device and on the wire (2 in mixed precision)
-N     data-parallel ranks            K   bytes of optimizer state per parameter (12 for Adam in mixed precision)
-k     micro-steps per step           L   the layer widths, inputs first: [64, 256, 10]
+N     data-parallel ranks            g   bytes of a gradient, the same as w unless said
+k     micro-steps per step           K   bytes of optimizer state per parameter (12 for Adam in mixed precision)
+L     the layer widths of an MLP, inputs first: [64, 256, 10]
+
+A transformer has `layers` blocks of width h with a heads, sees b sequences of s tokens at a time, and may be cut in t
+by tensor parallelism (MP in ZeRO's papers). Results are bytes, elements, or fractions of 1, as each docstring says.
+Closed forms take NumPy arrays as well as numbers.
 
 ZeRO = Rajbhandari, Rasley, Ruwase, He: ZeRO: Memory Optimizations Toward Training Trillion Parameter Models,
-arXiv:1910.02054v3, SC20.
+arXiv:1910.02054v3, SC20. The other sources stand where they are used.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
 
 WIDTH = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 """w: bytes of a parameter and of a gradient, by precision. fp64 is a test mode of this program."""
@@ -32,13 +40,75 @@ def K(optimizer: str, precision: str) -> int:
     return WIDTH[precision] * MOMENTS[optimizer]
 
 
-def model_states(stage: int, Psi: float, N: float, w: float = 2, K: float = 12) -> tuple[float, float, float]:
+CONVENTIONS = {
+    "zero": (2, 2, 12),
+    "deepspeed": (2, 4, 12),
+    "infinity": (2, 2, 16),
+    "megatron-fp16": (2, 2, 16),
+    "megatron-bf16": (2, 4, 12),
+    "megatron-fp32": (4, 4, 8),
+}
+"""(w, g, K) for Adam, by who counts. They disagree about gradients, which the optimizer needs in fp32:
+
+zero            2 + 2 + 12 = 16: fp32 gradients live for a moment only (ZeRO, section 3.1)
+deepspeed       2 + 4 + 12 = 18: fp32 gradients instead of fp16's (DeepSpeed, docs/code-docs/source/memory.rst)
+infinity        2 + 2 + 16 = 20: fp16 and fp32 gradients (ZeRO-Infinity, section 3; MT-NLG, arXiv:2201.11990, 2.1)
+megatron-…      20, 18 and 16; sharded 4 + 16 / N, 6 + 12 / N and 8 + 8 / N, which is stage 1 (Megatron Core's
+                documentation, Distributed Optimizer; the name is the parameters' type, in bf16 gradients are fp32)
+"""
+
+Number = Any
+"""An int, a float, or a NumPy array of them."""
+
+
+class States(NamedTuple):
+    """Bytes of the model states, by memory class."""
+
+    parameters: Number
+    gradients: Number
+    optimizer_states: Number
+
+
+def model_states(
+    stage: Number, Psi: Number, N: Number, w: Number = 2, K: Number = 12, g: Number | None = None
+) -> States:
     """Bytes at rest per rank: parameters, gradients, optimizer states (ZeRO, section 5 and figure 1).
 
-    Stage 0 holds (w + w + K) Psi; stage 1 cuts the optimizer states by N, stage 2 the gradients too, stage 3 all.
+    Stage 0 holds (w + g + K) Psi; stage 1 cuts the optimizer states by N, stage 2 the gradients too, stage 3 all.
     """
-    p, g, o = (N if stage >= s else 1 for s in (3, 2, 1))
-    return w * Psi / p, w * Psi / g, K * Psi / o
+    p, gradients, o = (np.where(np.greater_equal(stage, s), N, 1) for s in (3, 2, 1))
+    return States(w * Psi / p, (w if g is None else g) * Psi / gradients, K * Psi / o)
+
+
+def states_per_rank(
+    stage: Number, Psi: Number, N: Number = 1, w: Number = 2, K: Number = 12, g: Number | None = None
+) -> Number:
+    """Bytes at rest per rank in all: the sum of `model_states` (ZeRO, figure 1 and table 1)."""
+    return sum(model_states(stage, Psi, N, w, K, g))
+
+
+def states_as(convention: str, stage: Number, Psi: Number, N: Number = 1) -> Number:
+    """Bytes at rest per rank as one of `CONVENTIONS` counts them."""
+    w, g, K = CONVENTIONS[convention]
+    return states_per_rank(stage, Psi, N, w, K, g)
+
+
+def largest_model(
+    stage: Number,
+    memory: Number,
+    N: Number,
+    w: Number = 2,
+    K: Number = 12,
+    g: Number | None = None,
+    MP: Number = 1,
+    decimals: int | None = None,
+) -> Number:
+    """Parameters whose states alone fill `memory` bytes of each device, with MP-way model parallelism (ZeRO, table 2).
+
+    That table rounds billions of parameters to one decimal before it multiplies them by MP: `decimals` does.
+    """
+    Psi = memory / states_per_rank(stage, 1, N, w, K, g)
+    return MP * (Psi if decimals is None else np.round(Psi / 1e9, decimals) * 1e9)
 
 
 def passes(stage: int, k: int = 1) -> dict[str, int]:
@@ -60,6 +130,32 @@ def volume(stage: int, Psi: float, k: int = 1) -> dict[str, float]:
     An all_reduce is Psi to reduce and Psi to gather. With k micro-steps: 2 Psi, 2 Psi, (k + 1) Psi, 3 k Psi.
     """
     return {verb: times * Psi * (2 if verb == "all_reduce" else 1) for verb, times in passes(stage, k).items()}
+
+
+def volume_in_all(stage: Number, Psi: Number, k: Number = 1, stage1: str = "reduce_scatter") -> Number:
+    """Elements a rank sends in one step for large N: the sum of `volume` (ZeRO, section 7).
+
+    Stage 1 can also all_reduce the gradients and then all_gather the parameters: 3 Psi (`stage1` "all_reduce").
+    """
+    first = {"reduce_scatter": 2, "all_reduce": 3}[stage1]
+    return Psi * np.select([np.equal(stage, n) for n in range(4)], [2, first, k + 1, 3 * k], np.nan)
+
+
+def bytes_per_rank(
+    stage: Number, Psi: Number, N: Number, w: Number = 2, k: Number = 1, stage1: str = "reduce_scatter"
+) -> Number:
+    """Bytes a rank sends in one step, exactly where N divides Psi: (N - 1) / N of w times `volume_in_all`.
+
+    The ring meets that, and nothing can be below (`lower_bound`).
+    """
+    return w * volume_in_all(stage, Psi, k, stage1) * (N - 1) / N
+
+
+def bytes_in_all(
+    stage: Number, Psi: Number, N: Number, w: Number = 2, k: Number = 1, stage1: str = "reduce_scatter"
+) -> Number:
+    """Bytes sent in one step by all N ranks together."""
+    return N * bytes_per_rank(stage, Psi, N, w, k, stage1)
 
 
 def parameters(L: Sequence[int]) -> int:
@@ -246,6 +342,14 @@ def coefficients(verb: str, collective: str, N: int) -> tuple[Fraction, Fraction
     return alpha, beta, gamma
 
 
+def collective_seconds(
+    verb: str, collective: str, N: int, n: Number, alpha: Number, beta: Number, gamma: Number = 0
+) -> Number:
+    """Seconds for a vector of n bytes on N ranks: `coefficients` times alpha, n beta and n gamma."""
+    messages, sent, added = (float(value) for value in coefficients(verb, collective, N))
+    return messages * alpha + sent * n * beta + added * n * gamma
+
+
 def lower_bound(verb: str, N: int) -> tuple[Fraction, Fraction, Fraction]:
     """Coefficients of alpha, n beta and n gamma below which no algorithm for N ranks can go, each taken alone.
 
@@ -257,5 +361,361 @@ def lower_bound(verb: str, N: int) -> tuple[Fraction, Fraction, Fraction]:
 
 
 def bus_factor(verb: str, N: int) -> Fraction:
-    """busbw / algbw, with algbw = bytes of the whole vector / time (NVIDIA nccl-tests, doc/PERFORMANCE.md)."""
+    """busbw / algbw, with algbw = bytes of the whole vector / time (NVIDIA nccl-tests, doc/PERFORMANCE.md).
+
+    `verb` is all_reduce, reduce_scatter, all_gather, all_to_all, broadcast or reduce.
+    """
+    if verb in ("broadcast", "reduce"):
+        return Fraction(1)
     return Fraction(N - 1, N) * (2 if verb == "all_reduce" else 1)
+
+
+# a transformer -------------------------------------------------------------------------------------------------------
+
+
+def transformer_parameters(layers: Number, h: Number, vocab: Number = 0, positions: Number = 0) -> Number:
+    """Psi of a transformer without biases and norms: 12 layers h^2, and h for each token and position it knows.
+
+    4 h^2 of a block are attention, 8 h^2 the feed-forward part (ZeRO-Infinity, section 3, equation 1; the paper leaves
+    the embedding away, ZeRO's table 4 comes out with it).
+    """
+    return 12 * layers * h**2 + (vocab + positions) * h
+
+
+def flops(Psi: Number, tokens: Number, recompute: bool = True) -> Number:
+    """Floating-point operations of a step: 2 per parameter and token forward, 4 backward, and 2 more to recompute.
+
+    8 Psi tokens with activation checkpointing (ZeRO-Infinity, section 4.1). What attention does beyond its
+    parameters is not in it: see `attention_flops`.
+    """
+    return (8 if recompute else 6) * Psi * tokens
+
+
+def attention_flops(layers: Number, h: Number, s: Number, tokens: Number, recompute: bool = True) -> Number:
+    """Operations of a step that no parameter stands for: scores and their use, 4 s h per token and layer forward.
+
+    (Narayanan et al.: Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM,
+    arXiv:2104.04473, appendix: 96 b s l h^2 (s / 6h) with recomputation.) A causal mask is not made use of.
+    """
+    return (4 if recompute else 3) * 4 * layers * s * h * tokens
+
+
+# activations ---------------------------------------------------------------------------------------------------------
+
+
+def activations(h: Number, b: Number, s: Number, layers: Number, w: Number = 2) -> Number:
+    """Bytes of a transformer's activations, 12 h b s layers elements (ZeRO, section 3.2 and its footnote 3)."""
+    return w * 12 * h * b * s * layers
+
+
+def activation_checkpoints(
+    h: Number, b: Number, s: Number, layers: Number, ci: Number = 1, MP: Number = 1, w: Number = 2
+) -> Number:
+    """Bytes of a checkpoint of h b s elements every `ci` blocks (ZeRO-Infinity, section 3, equation 3).
+
+    Pa cuts them by MP (ZeRO, section 6.1: partitioned activation checkpointing); Pa+cpu moves them to the host.
+    """
+    return w * h * b * s * layers / ci / MP
+
+
+def activations_checkpointed(h: Number, b: Number, s: Number, layers: Number, w: Number = 2) -> Number:
+    """`activations` / sqrt(layers), if about the root of them is kept (Chen et al., arXiv:1604.06174; ZeRO, 3.2)."""
+    return activations(h, b, s, layers, w) / np.sqrt(layers)
+
+
+def recompute_overhead() -> float:
+    """The share that recomputing adds to a step: a forward pass to a forward and a backward one, 1/3 (ZeRO, 3.2)."""
+    return 1 / 3
+
+
+def layer_activations(
+    s: Number,
+    b: Number,
+    h: Number,
+    a: Number,
+    t: Number = 1,
+    sequence_parallel: bool = False,
+    recompute: str = "none",
+) -> Number:
+    """Bytes of activations of a transformer block in 16-bit precision; recompute "none", "selective" or "full".
+
+    34 s b h + 5 a s^2 b; tensor parallelism cuts all but 10 s b h by t, sequence parallelism those too; selective
+    recomputation leaves 5 a s^2 b away, a full one keeps the block's input, 2 s b h (Korthikanti et al., Reducing
+    Activation Recomputation in Large Transformer Models, arXiv:2205.05198, table 2 and equations 1 to 6).
+    """
+    if recompute == "full":
+        return 2 * s * b * h
+    scores = {"none": 5 * a * s / h, "selective": 0}[recompute]
+    whole = 0 if sequence_parallel else 10
+    return s * b * h * (whole + (34 - whole + scores) / t)
+
+
+def attention_share(a: Number, s: Number, h: Number) -> Number:
+    """5 a s / h: activations that grow with s^2, in the unit in which the others are 34 (Korthikanti et al., 5)."""
+    return 5 * a * s / h
+
+
+def selective_saving(a: Number, s: Number, h: Number) -> Number:
+    """The share of a block's activations that selective recomputation saves (Korthikanti et al., section 5)."""
+    return attention_share(a, s, h) / (34 + attention_share(a, s, h))
+
+
+# model parallelism and ZeRO-R ----------------------------------------------------------------------------------------
+
+
+def partitioned(total: Number, N: Number) -> Number:
+    """What each of N ranks has of `total`, as of activation checkpoints with Pa (ZeRO, section 6.1)."""
+    return total / N
+
+
+def model_parallel_volume(h: Number = 1, b: Number = 1, s: Number = 1) -> Number:
+    """Elements a rank sends per block for Megatron's model parallelism: 6 all_reduces of h b s, 12 h b s (ZeRO, 8).
+
+    Two in the forward pass, two in its repetition, two in the backward pass.
+    """
+    return 6 * 2 * h * b * s
+
+
+def pa_overhead() -> float:
+    """The share that Pa adds to that: one all_gather of h b s, 1 / 12 (ZeRO, section 8)."""
+    return 1 / 12
+
+
+def fused_buffer(Psi: Number, w: Number = 4) -> Number:
+    """Bytes of a buffer that holds all gradients at once, in fp32; constant buffers (C_B) bound it (ZeRO, 6.2)."""
+    return w * Psi
+
+
+def weights(Psi: Number, w: Number = 2) -> Number:
+    """Bytes of the parameters alone."""
+    return w * Psi
+
+
+# ZeRO-Offload --------------------------------------------------------------------------------------------------------
+# Ren et al.: ZeRO-Offload: Democratizing Billion-Scale Model Training, arXiv:2101.06840
+
+OFFLOADED = {"none": 16, "gradients": 14, "update": 4, "gradients and update": 2}
+"""Bytes per parameter left on the device, by what is on the host (ZeRO-Offload, table 1)."""
+
+
+def offload_reduction(left: Number) -> Number:
+    """How many times less memory the states take on the device with `left` bytes per parameter there (table 1)."""
+    return 16 / left
+
+
+def offload_traffic(Psi: Number = 1, w: Number = 2) -> Number:
+    """Bytes between device and host in a step: gradients out, parameters in, 4 Psi; no strategy has less (3.3)."""
+    return 2 * w * Psi
+
+
+# ZeRO-Infinity -------------------------------------------------------------------------------------------------------
+# Rajbhandari et al.: ZeRO-Infinity: Breaking the GPU Memory Wall for Extreme Scale Deep Learning, arXiv:2104.07857
+
+
+def infinity_states(layers: Number, h: Number, nodes: Number = 1) -> Number:
+    """Bytes per node of all model states, 20 per parameter: 240 layers h^2 (section 3, equation 2)."""
+    return 20 * transformer_parameters(layers, h) / nodes
+
+
+def infinity_activations(h: Number, b: Number, s: Number, layers: Number, a: Number) -> Number:
+    """Bytes of all activations: 2 b s layers (16 h + 2 a s) (section 3, figure 2a)."""
+    return 2 * b * s * layers * (16 * h + 2 * a * s)
+
+
+def working_memory_states(h: Number) -> Number:
+    """Bytes for the parameters and gradients of a block's largest matrix, h x 4 h: 4 h 4 h (section 3, equation 4)."""
+    return 4 * h * 4 * h
+
+
+def working_memory_activations(h: Number, b: Number, s: Number, a: Number, ci: Number = 1) -> Number:
+    """Bytes of the activations between two checkpoints: 2 b s ci (16 h + 2 a s) (section 3, equation 5).
+
+    Printed without the factor 2; figure 2a comes out with it.
+    """
+    return 2 * b * s * ci * (16 * h + 2 * a * s)
+
+
+def arithmetic_intensity(what: str, b: Number = 1, s: Number = 1, h: Number = 1, ci: Number = 1) -> Number:
+    """Operations per byte moved: s b for "parameters" (and gradients), s b / 4 for "optimizer", 24 h ci "activations".
+
+    (Section 4.1, equations 9 to 11.)
+    """
+    return {"parameters": s * b, "optimizer": s * b / 4, "activations": 24 * h * ci}[what]
+
+
+def efficiency(intensity: Number, bandwidth: Number, peak: Number = 70e12) -> Number:
+    """The share of `peak` operations per second that is left, with nothing overlapped, at `bandwidth` bytes/s.
+
+    intensity bandwidth / (intensity bandwidth + peak) (section 4, equation 6). 70 TFLOPS is what the paper takes as a
+    V100's achievable peak (section 4.2).
+    """
+    return intensity * bandwidth / (intensity * bandwidth + peak)
+
+
+def infinity_efficiency(
+    what: str, bandwidth: Number, peak: Number = 70e12, b: Number = 1, s: Number = 1, h: Number = 1, ci: Number = 1
+) -> Number:
+    """`efficiency` at the `arithmetic_intensity` of what is moved (section 4.2, figure 3)."""
+    return efficiency(arithmetic_intensity(what, b, s, h, ci), bandwidth, peak)
+
+
+def bandwidth_to_hide(intensity: Number, peak: Number = 70e12) -> Number:
+    """Bytes per second at which moving takes as long as computing, and so can be hidden behind it: peak / intensity."""
+    return peak / intensity
+
+
+# ZeRO++, MiCS, FSDP --------------------------------------------------------------------------------------------------
+
+
+def zeropp_volume(qwz: bool = True, hpz: bool = True, qgz: bool = True) -> dict[str, float]:
+    """Elements of 16 bits, per parameter, that cross nodes in a step: ZeRO-3's passes, and what ZeRO++ leaves of them.
+
+    Weights in 8 bits (qwZ), a secondary copy within the node for the backward pass (hpZ), gradients in 4 bits (qgZ)
+    (Wang et al.: ZeRO++, arXiv:2306.10209, table 1).
+    """
+    return {
+        "forward_all_gather": 0.5 if qwz else 1.0,
+        "backward_all_gather": 0.0 if hpz else 0.5 if qwz else 1.0,
+        "reduce_scatter": 0.25 if qgz else 1.0,
+    }
+
+
+def zeropp_volume_in_all(qwz: bool = True, hpz: bool = True, qgz: bool = True) -> float:
+    """The sum of `zeropp_volume`: 3, or 0.75 with all three (ZeRO++, table 1)."""
+    return sum(zeropp_volume(qwz, hpz, qgz).values())
+
+
+def zeropp_reduction() -> float:
+    """How many times less than ZeRO-3 crosses nodes: 4 (ZeRO++, abstract)."""
+    return zeropp_volume_in_all(False, False, False) / zeropp_volume_in_all()
+
+
+def qgz_volume(M: Number, per_node: Number, Z: Number, hops: int = 2) -> Number:
+    """Bytes that leave a node when M bytes of gradients on each of its ranks, Z times smaller, are reduced all-to-all.
+
+    One hop: every rank sends all of its own, M per_node / Z; two: they are reduced inside the node first, M / Z
+    (ZeRO++, section 3.3).
+    """
+    return M * (per_node if hops == 1 else 1) / Z
+
+
+def hpz_states(Psi: Number, N: Number, secondary: Number, w: Number = 2, K: Number = 12) -> Number:
+    """Bytes at rest per rank at stage 3 with a second copy of the parameters in `secondary` parts (ZeRO++, 3.2).
+
+    (w + w + K) Psi / N + w Psi / secondary.
+    """
+    return (2 * w + K) * Psi / N + w * Psi / secondary
+
+
+def hpz_memory(Psi: Number, N: Number, secondary: Number, w: Number = 2, K: Number = 12) -> Number:
+    """How many times stage 3's states hpZ takes as the paper counts: the primary w Psi / N left out (ZeRO++, 3.2)."""
+    return (hpz_states(Psi, N, secondary, w, K) - w * Psi / N) / ((2 * w + K) * Psi / N)
+
+
+def mics_states(Psi: Number, group: Number, w: Number = 2, K: Number = 12) -> Number:
+    """Bytes at rest per rank if states are sharded within groups and the same in each (MiCS, section 3.2).
+
+    Zhang et al.: MiCS: Near-linear Scaling for Training Gigantic Model on Public Cloud, arXiv:2205.00119.
+    """
+    return (2 * w + K) * Psi / group
+
+
+def mics_memory(N: Number, group: Number) -> Number:
+    """How many times stage 3's states MiCS takes: N / group (ZeRO++, section 3.2, compares)."""
+    return N / group
+
+
+def mics_saving(p: Number, per_node: Number) -> Number:
+    """The share of an all_gather between nodes that gathering inside them saves: 1 - (p - k) / (p - 1) (MiCS, 3.3)."""
+    return 1 - (p - per_node) / (p - 1)
+
+
+def fsdp_volume(W: Number, F: str = "full", G: Number = 8, M: Number = 1, as_printed: bool = False) -> Number:
+    """Elements per rank and step that leave it, of a model of M, on W ranks; G are on a host ("hybrid").
+
+    "replicated" 2 M (W - 1) / W, "full" sharding 3 M (W - 1) / W; "hybrid" shards inside a host and reduces between:
+    2 (M / G) (H - 1) / H on H = W / G hosts by the ring, for which 2 M (W - 1) / (G W) is printed, more than a ring
+    needs (Zhao et al.: PyTorch FSDP, arXiv:2304.11277, section 3.2.2).
+    """
+    if F == "hybrid":
+        return 2 * M * (W - 1) / (G * W) if as_printed else 2 * M * (W / G - 1) / W
+    return {"replicated": 2, "full": 3}[F] * M * (W - 1) / W
+
+
+def fsdp_peak(units: Sequence[Number], F: Number) -> Number:
+    """Parameters held at most: every unit's shard, and the largest unit gathered (PyTorch FSDP, section 3.2.1)."""
+    return sum(units) / F + max(units)
+
+
+# DeepSpeed's estimators ----------------------------------------------------------------------------------------------
+# deepspeed/runtime/zero/stage_1_and_2.py and stage3.py: estimate_zero2_model_states_mem_needs, estimate_zero3_… . Whole
+# bytes, multiplied in the same order; they print GiB and call them GB.
+
+
+class Estimate(NamedTuple):
+    """Bytes of host memory per node, and of device memory per device."""
+
+    host: int
+    device: int
+
+
+def deepspeed_zero2(
+    Psi: Number, per_node: int = 1, nodes: int = 1, offload: bool = True, factor: float = 1.5, older: bool = False
+) -> Estimate:
+    """What DeepSpeed estimates for stage 2.
+
+    Per device 2 Psi + 18 Psi / N: 2 and 4 for 16- and 32-bit gradients, 12 for the optimizer. The `older` code, and the
+    documentation to this day, have 4 Psi + 16 Psi / N.
+    """
+    N = per_node * nodes
+    if offload:
+        return Estimate(int(Psi * max(4 * N, 16) * factor), int(2 * Psi))
+    device = 4 * Psi + int(16 * Psi / N) if older else 2 * Psi + int(18 * Psi / N)
+    return Estimate(int(Psi * 4 * per_node * factor), int(device))
+
+
+def deepspeed_zero3(
+    Psi: Number,
+    largest: Number,
+    per_node: int = 1,
+    nodes: int = 1,
+    offload: bool = True,
+    offload_parameters: bool = True,
+    zero_init: bool = True,
+    factor: float = 1.5,
+) -> Estimate:
+    """What DeepSpeed estimates for stage 3.
+
+    `largest` are the parameters of the largest module, of which 4 bytes each are there at a time. Without `zero_init`
+    every process builds the whole model in fp32 first. Offloading parameters needs the optimizer offloaded.
+    """
+    N, share, device = per_node * nodes, 1 / nodes, 4 * largest
+    if not offload:
+        built = (largest if zero_init else Psi) * 4 * per_node * factor
+        return Estimate(int(built), int(device + int(18 * Psi / N)))
+    bytes_each = 18 if offload_parameters else 16
+    host = Psi * bytes_each * share if zero_init else Psi * max(4 * per_node, bytes_each * share)
+    return Estimate(int(host * factor), int(device if offload_parameters else device + int(2 * Psi / N)))
+
+
+# small change --------------------------------------------------------------------------------------------------------
+
+
+def ratio(a: Number, b: Number) -> Number:
+    """a / b."""
+    return a / b
+
+
+def speed_up(new: Number, old: Number) -> Number:
+    """new / old - 1: 0.29 is 29 % faster."""
+    return new / old - 1
+
+
+def aggregate(count: Number, each: Number) -> Number:
+    """What `count` devices have together: count times each."""
+    return count * each
+
+
+def training_days(minutes: Number, times: Number) -> Number:
+    """Days for `times` as much work as takes so many minutes."""
+    return minutes * times / 60 / 24

@@ -8,14 +8,27 @@ from typing import Any
 from zerosim.errors import InputError
 
 
-def read_json(path: str, what: str) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises InputError, which begins with `what`, if there is none."""
+def read_text(path: str, what: str) -> str:
+    """Return the text of a file. Raises InputError, which begins with `what`, if it cannot be read."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{what}: cannot be read ({error.strerror})") from None
     except ValueError as error:
+        raise InputError(f"{what}: not text ({error})") from None
+
+
+def parse_json(text: str, what: str, **hooks: Any) -> Any:
+    """Return what JSON text says; `hooks` are those of json.loads. Raises InputError, which begins with `what`."""
+    try:
+        return json.loads(text, **hooks)
+    except ValueError as error:
         raise InputError(f"{what}: not JSON ({error})") from None
+
+
+def read_json(path: str, what: str) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises InputError, which begins with `what`, if there is none."""
+    value = parse_json(read_text(path, what), what)
     if not isinstance(value, dict):
         raise InputError(f"{what}: it must hold one JSON object")
     return value

@@ -2,8 +2,14 @@
 
 from types import ModuleType
 
-from zerosim.commands import bench, collectives, train, witness
+from zerosim.commands import bench, check, collectives, train, witness
 
-COMMANDS: dict[str, ModuleType] = {"train": train, "collectives": collectives, "bench": bench, "witness": witness}
+COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "check": check,
+    "collectives": collectives,
+    "bench": bench,
+    "witness": witness,
+}
 
 __all__ = ["COMMANDS"]

@@ -1,0 +1,343 @@
+"""Published numbers beside our formulas: a file of rows, each evaluated by a function of `zerosim.formulas`.
+
+A file is a JSON list of rows, or an object with such a list as "rows". A row:
+
+    {"id": "zero.t1.7.5B.N64.os",               a name of its own
+     "source": "ZeRO arXiv:1910.02054v3", "place": "Table 1", "quantity": "model states per device",
+     "formula": "states_per_rank",              a function of zerosim/formulas.py, or NAME.PART of what it returns
+     "inputs": {"stage": 1, "Psi": 7.5e9, "N": 64},     its arguments, in bytes, elements, 1/s
+     "published": 31.4, "unit": "GB",           the number as printed, and its unit, one of `UNITS`
+     "rounding": "nearest"}                     how the two are compared, see `AGREEMENTS`; "nearest" if left out
+
+The decimals of `published` say how it was rounded; where they do not, "decimals" does. "misprint" is a sentence that
+explains why a row differs. A row without "formula", or with one of `NOT_FORMULAS`, is a measurement or a setting: it is
+shown and not evaluated. `published` may also be a formula, such as "6 + 12 / d" for the inputs {"N": "d", …}: then
+"at", {"d": [1, 8, 64]}, says where it and ours are compared. Papers' own ways of writing a formula for a number
+("2*Psi+2*Psi+K*Psi/Nd") are understood too, with the names of inputs that they have: `datasets/written.json`.
+"""
+
+import ast
+import functools
+import inspect
+import json
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib import resources
+from typing import Any
+
+from zerosim import formulas
+from zerosim.errors import InputError
+from zerosim.jsonfile import parse_json, read_text
+
+UNITS = {
+    **{f"{prefix}B": 1000.0**i for i, prefix in enumerate(("", "k", "M", "G", "T", "P"))},
+    **{f"{prefix}iB": 1024.0**i for i, prefix in enumerate("KMGTP", 1)},
+    **{f"{prefix}B/s": 1000.0**i for i, prefix in enumerate(("", "k", "M", "G", "T", "P"))},
+    **{f"{prefix}FLOPS": 1000.0**i for i, prefix in enumerate("MGTPE", 2)},
+    **{name: 1000.0**i for i, name in enumerate(("thousand", "million", "billion", "trillion"), 1)},
+    "%": 0.01,
+    "": 1.0,
+    "x": 1.0,
+    "elements": 1.0,
+    "bytes": 1.0,
+    "bytes/parameter": 1.0,
+    "days": 1.0,
+}
+"""What one of a unit is in bytes, bytes per second, operations per second, or as a plain number."""
+
+AGREEMENTS = {
+    "nearest": "rounded to the decimals printed",
+    "down": "truncated to the decimals printed",
+    "up": "rounded up",
+    "exact": "the same number",
+    "about P%": "within P percent",
+    "over": "the text says over so much: ours is more",
+    "under": "the text says less than so much: ours is less",
+    "limit": "what there is: ours does not exceed it",
+    "bound": "what was measured: it does not exceed ours",
+}
+
+NOT_FORMULAS = ("measurement", "setting", "definition")
+
+_KEYS = {"id": str, "source": str, "place": str, "quantity": str, "formula": str, "inputs": dict, "unit": str}
+_KEYS |= {"rounding": str, "misprint": str, "note": str, "at": dict}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a row. `computed` is in the row's unit, None if nothing was to be evaluated.
+
+    `status` is "agrees", "differs", "misprint" (it differs, and the file explains why), "measured" (there is nothing to
+    evaluate) or "text" (the published value is text); `why` says more in a few words or a sentence, or is empty.
+    """
+
+    row: dict[str, Any]
+    computed: float | None
+    status: str
+    why: str = ""
+
+
+class Printed(float):
+    """A number of a JSON file that remembers how it was written."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "Printed":
+        """`text` as JSON has it."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+
+def shipped() -> list[dict[str, Any]]:
+    """The rows that come with the program."""
+    return _rows(_dataset("published.json"), "published.json")
+
+
+def load(path: str) -> list[dict[str, Any]]:
+    """Return the rows of a file. Raises InputError, naming file and row, for what is no row."""
+    return _rows(read_text(path, f"check {path}"), f"check {path}")
+
+
+def _dataset(name: str) -> str:
+    return (resources.files("zerosim") / "datasets" / name).read_text(encoding="utf-8")
+
+
+def _rows(text: str, what: str) -> list[dict[str, Any]]:
+    whole = parse_json(text, what, parse_float=Printed, parse_int=Printed)
+    rows = whole.get("rows") if isinstance(whole, dict) else whole
+    if not isinstance(rows, list) or not rows:
+        raise InputError(f"{what}: it must hold a list of rows, or an object with such a list as 'rows'")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise InputError(f"{what}: row {number} must be an object")
+        where = f"{what}: row {number} ({row.get('id', 'without an id')})"
+        for key in row.keys() & _KEYS.keys():
+            if not isinstance(row[key], _KEYS[key]) and row[key] is not None:
+                raise InputError(f"{where}: {key} must be {'an object' if _KEYS[key] is dict else 'text'}")
+        if "published" not in row:
+            raise InputError(f"{where}: 'published' is missing, the number that is printed")
+    return rows
+
+
+def check(rows: list[dict[str, Any]], what: str = "check") -> list[Verdict]:
+    """Evaluate each row. Raises InputError for a formula, an input, a unit or a rounding that there is not."""
+    return [_verdict(_adapted(row), f"{what}: row {number} ({row.get('id')})") for number, row in enumerate(rows, 1)]
+
+
+def _verdict(row: dict[str, Any], where: str) -> Verdict:
+    published, name = row["published"], row.get("formula") or ""
+    if name in NOT_FORMULAS or not name or published is None:
+        return Verdict(row, None, "measured" if isinstance(published, float) else "text", row.get("note") or "")
+    if not isinstance(published, float):
+        return _same_formula(row, where) if row.get("at") else Verdict(row, None, "text", row.get("note") or "")
+    unit = row.get("unit") or ""
+    if unit not in UNITS:
+        raise InputError(f"{where}: the unit {unit!r} is not known; known are {', '.join(filter(None, UNITS))}")
+    computed = _value(name, row.get("inputs") or {}, where) / UNITS[unit]
+    agrees, how = _compare(computed, published, row, where)
+    misprint = row.get("misprint") or ""
+    if misprint:
+        if agrees:
+            return Verdict(row, computed, "differs", "it is marked as a misprint, but agrees")
+        return Verdict(row, computed, "misprint", misprint)
+    return Verdict(row, computed, "agrees" if agrees else "differs", how)
+
+
+def _value(name: str, inputs: dict[str, Any], where: str) -> float:
+    function_name, _, part = name.partition(".")
+    function = catalogue().get(function_name)
+    if function is None:
+        raise InputError(f"{where}: there is no formula {function_name!r}; `check --formulas` lists them")
+    given = {key: _plain(value) for key, value in inputs.items()}
+    parameters = inspect.signature(function).parameters
+    missing = [one.name for one in parameters.values() if one.default is one.empty and one.name not in given]
+    for names, said in (((given.keys() - parameters.keys()), "there is no input"), (missing, "these are missing:")):
+        if names:
+            raise InputError(f"{where}: {signature(function_name)}: {said} {', '.join(sorted(names))}")
+    try:
+        value = function(**given)
+        if part:
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
+        number = float(value)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{where}: {name} cannot be evaluated with these inputs ({reason})") from None
+    if not math.isfinite(number):
+        raise InputError(f"{where}: {name} of these inputs is not finite")
+    return number
+
+
+def _same_formula(row: dict[str, Any], where: str) -> Verdict:
+    """Compare a published formula with ours, at each of the points that the row names."""
+    names, columns = list(row["at"]), [_plain(values) for values in row["at"].values()]
+    if not all(isinstance(column, list) and len(column) == len(columns[0]) > 0 for column in columns):
+        raise InputError(f"{where}: 'at' must have lists of numbers, equally long, such as {{\"d\": [1, 8, 64]}}")
+    for point in (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)):
+        inputs = {
+            key: point.get(value, value) if isinstance(value, str) else value for key, value in row["inputs"].items()
+        }
+        ours, theirs = _value(row["formula"], inputs, where), _arithmetic(row["published"], point, where)
+        if not math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-300):
+            at = ", ".join(f"{name} = {value:g}" for name, value in point.items())
+            return Verdict(row, None, "differs", f"at {at} it is {theirs:g}, ours {ours:g}")
+    return Verdict(row, None, "agrees", f"the same at {len(columns[0])} points")
+
+
+_ALLOWED: tuple[type[ast.AST], ...] = (
+    ast.Expression,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Constant,
+    ast.Name,
+    ast.Load,
+    ast.Call,
+)
+_ALLOWED += (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Pow, ast.USub)
+_FUNCTIONS = {"lg": math.log2, "ceil": math.ceil, "floor": math.floor, "sqrt": math.sqrt}
+
+
+def _arithmetic(text: str, names: dict[str, Any], where: str) -> float:
+    """The value of a formula as text: numbers, names, + - * / // **, and lg, ceil, floor, sqrt."""
+    try:
+        tree = ast.parse(text, mode="eval")
+        if not all(isinstance(node, _ALLOWED) for node in ast.walk(tree)):
+            raise ValueError("only arithmetic is understood")
+        return float(eval(compile(tree, "formula", "eval"), {"__builtins__": {}}, _FUNCTIONS | names))
+    except (SyntaxError, NameError, TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"{where}: the published formula {text!r} cannot be evaluated ({error})") from None
+
+
+def _plain(value: Any) -> Any:
+    """A JSON number as the int or float that it is."""
+    if isinstance(value, Printed):
+        return int(value) if value.is_integer() and abs(value) < 2**53 else float(value)
+    return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def _compare(computed: float, published: float, row: dict[str, Any], where: str) -> tuple[bool, str]:
+    """Whether the two agree under the row's rounding, and by how much they differ where that says something."""
+    rounding = row.get("rounding") or "nearest"
+    step = _step(published, row.get("decimals"))
+    slack = 1e-9 * max(abs(computed), abs(published))
+    off = f"{100 * (computed / published - 1):+.2g} %" if published else ""
+    if about := re.fullmatch(r"about ([0-9.]+) ?%", rounding):
+        return abs(computed - published) <= float(about[1]) / 100 * abs(published) + slack, ""
+    agreements = {
+        "nearest": abs(computed - published) <= step / 2 + slack,
+        "down": -slack <= computed - published < step,
+        "up": -slack <= published - computed < step,
+        "exact": abs(computed - published) <= slack,
+        "over": computed > published,
+        "under": computed < published,
+        "limit": computed <= published + slack,
+        "bound": published <= computed + slack,
+    }
+    if rounding not in agreements:
+        raise InputError(f"{where}: the rounding {rounding!r} is not known; known are {', '.join(AGREEMENTS)}")
+    words = {
+        "down": "cut",
+        "up": "up",
+        "bound": f"{100 * published / computed:.0f} %" if computed else "",
+    }
+    return agreements[rounding], words.get(rounding, "") if agreements[rounding] else off
+
+
+def _step(published: float, decimals: Any) -> float:
+    """One in the last place printed: 31.4 is given to 0.1, 120 and 120.0 to 1, 1.5e9 to 1e8."""
+    if decimals is not None:
+        return 10.0 ** -int(decimals)
+    text = published.text if isinstance(published, Printed) else repr(published)
+    text = re.sub(r"\.0(?=$|[eE])", "", text)
+    return 10.0 ** int(Decimal(text).as_tuple().exponent)
+
+
+@functools.cache
+def catalogue() -> dict[str, Any]:
+    """The formulas, by name: the functions of `zerosim.formulas` that a row can name."""
+    return {
+        name: function
+        for name, function in vars(formulas).items()
+        if inspect.isfunction(function) and function.__module__ == formulas.__name__ and not name.startswith("_")
+    }
+
+
+def signature(name: str) -> str:
+    """A formula's name and inputs, with their defaults: "ratio(a, b)"."""
+    parameters = inspect.signature(catalogue()[name]).parameters.values()
+    inputs = (one.name if one.default is one.empty else f"{one.name}={one.default!r}" for one in parameters)
+    return f"{name}({', '.join(inputs)})"
+
+
+# as papers write -----------------------------------------------------------------------------------------------------
+
+
+def _adapted(row: dict[str, Any]) -> dict[str, Any]:
+    """The row in our words, if its formula is one of those that papers write."""
+    written = [entry for entry in _written() if entry["text"] == row.get("formula") and _fits(entry, row)]
+    if not written:
+        return row
+    entry, inputs = written[0], row.get("inputs") or {}
+    if entry["formula"] in NOT_FORMULAS:
+        return row | {"formula": entry["formula"], "note": row.get("note") or entry.get("note")}
+    names, times = entry.get("names", {}), entry.get("times", {})
+    renamed = {names.get(key, key): value for key, value in inputs.items()}
+    ours = {
+        key: _plain(value) * times.get(key, 1) if key in times else value
+        for key, value in renamed.items()
+        if key is not None
+    }
+    rounding, decimals, misprint = _rounding(row)
+    return row | {
+        "formula": entry["formula"],
+        "inputs": entry.get("inputs", {}) | ours,
+        "unit": entry.get("unit") or _unit(row.get("unit") or ""),
+        "rounding": entry.get("rounding") or rounding,
+        "decimals": row.get("decimals", decimals),
+        "misprint": row.get("misprint") or (entry.get("misprint") if row.get("agrees") is False else None) or misprint,
+    }
+
+
+@functools.cache
+def _written() -> list[dict[str, Any]]:
+    return json.loads(_dataset("written.json"))
+
+
+def _fits(entry: dict[str, Any], row: dict[str, Any]) -> bool:
+    return all(re.search(pattern, str(row.get(key) or "")) for key, pattern in entry.get("where", {}).items())
+
+
+def _unit(text: str) -> str:
+    """A unit as papers write it: "GB(1e9)", "TiB (printed TB)", "B params" for billions, "% (over)"."""
+    text = re.sub(r"\(.*", "", text).strip().removesuffix("aggregate").strip()
+    text = {"B params": "billion", "M bytes": "bytes", "bytes/param": "bytes/parameter"}.get(text, text)
+    text = text.removesuffix("/GPU")
+    return text if text in UNITS else ""
+
+
+def _rounding(row: dict[str, Any]) -> tuple[str, int | None, str | None]:
+    """How a row in papers' words is compared: (rounding, decimals, why it differs)."""
+    said, unit = row.get("rounding") or "", row.get("unit") or ""
+    if said in AGREEMENTS or said.startswith("about "):
+        return said, None, None
+    if row.get("agrees") is False:
+        return "nearest", None, f"known to differ: {said}"
+    if "(over)" in unit:
+        return "over", None, None
+    if "(less than)" in unit:
+        return "under", None, None
+    if "limit" in unit:
+        return "limit", None, None
+    if said == "ratio to bound":
+        return "bound", None, None
+    if about := re.match(r"approx\(([0-9.]+)%\)", said):
+        return f"about {math.ceil(float(about[1]))}%", None, None
+    if "around" in said:
+        return "about 15%", None, None
+    if "printed in T" in said:
+        return "nearest", -2, None
+    if re.fullmatch(r"[0-9.]+%", said):
+        return "over", None, None
+    return {"truncated": "down"}.get(said, "nearest"), None, None
