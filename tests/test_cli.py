@@ -110,9 +110,11 @@ def bad_inputs(folder):
     yield "config with an unknown key", ["--config", put("key.json", '{"lr": 0.1, "warmup": 3}')], ["'warmup'"]
     yield (
         "config with an unknown inner key",
-        (["--config", put("inner.json", '{"zero_optimization": {"stage": 2, "offload_optimizer": {}}}')]),
-        ["zero_optimization.offload_optimizer"],
+        ["--config", put("inner.json", '{"zero_optimization": {"stage": 2, "sub_group_size": 1e9}}')],
+        ["zero_optimization.sub_group_size", "reduce_bucket_size"],
     )
+    offload = '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}'
+    yield "config that offloads", ["--config", put("cpu.json", offload)], ["offload_optimizer", "plan --deepspeed"]
     yield (
         "config with a list for a name",
         ["--config", put("list.json", '{"collective": ["ring"]}')],

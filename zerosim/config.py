@@ -5,7 +5,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from zerosim import deepspeed
 from zerosim.collectives import NATIVE, find
+from zerosim.deepspeed import DeepSpeed
 from zerosim.errors import InputError
 from zerosim.jsonfile import read_json
 from zerosim.optim import BETA1, BETA2, EPSILON, MOMENTUM, RULES
@@ -125,37 +127,38 @@ def read_config_file(path: str, N: int) -> dict[str, Any]:
     """Return the settings in a JSON file, under the names of `Config`.
 
     The keys are zerosim's own or DeepSpeed's (train_batch_size, zero_optimization.stage, …). Raises InputError for a
-    key that is not understood: a setting that is ignored would be a lie. N ranks tell DeepSpeed's micro-batch size.
+    key that is not understood and for one of DeepSpeed's that cannot be done: a setting that is ignored would be a lie.
+    N ranks tell DeepSpeed's micro-batch size.
     """
     what = f"config {path}"
-    raw = read_json(path, what)
     settings: dict[str, Any] = {}
+    others: dict[str, Any] = {}
 
     def put(name: str, value: Any, key: str) -> None:
         if name in settings and settings[name] != value:
             raise InputError(f"{what}: {key} gives {name} = {value!r}, another key gives {settings[name]!r}")
         settings[name] = value
 
-    micro = None
-    for key, value in raw.items():
+    for key, value in read_json(path, what).items():
         if key in ("stage", "stages"):
             put("stages", [value] if isinstance(value, int) else value, key)
         elif key in FIELDS and not isinstance(value, dict):
             put(key, value, key)
-        elif key == "train_micro_batch_size_per_gpu":
-            micro = _whole(f"{what}: {key}", value, 1)
-        elif key in _DEEPSPEED:
-            put(_DEEPSPEED[key], None if key == "gradient_clipping" and value == 0 else value, key)
-        elif key in _DEEPSPEED_SECTIONS:
-            if not isinstance(value, dict):
-                raise InputError(f"{what}: {key} must be an object, as in DeepSpeed's own files")
-            for name, inner in _DEEPSPEED_SECTIONS[key](what, value).items():
-                put(name, inner, key)
         else:
-            raise InputError(f"{what}: the key {key!r} is not understood; known are {', '.join(_known_keys())}")
-    if micro is not None:
-        accumulation = _whole(f"{what}: grad_accum", settings.get("grad_accum", 1), 1)
-        put("batch_size", micro * accumulation * N, f"train_micro_batch_size_per_gpu on {N} ranks")
+            others[key] = value
+    theirs = deepspeed.understand(others, what)
+    for key in theirs.given:
+        name, value = _DEEPSPEED.get(key), getattr(theirs, deepspeed.KEYS[key].field)
+        if name is not None:
+            put(name, [value] if name == "stages" else value, key)
+    for key in ("fp16", "bf16", "bfloat16"):
+        if others.get(key) is not None:
+            put("precision", theirs.precision, key)
+    _refuse(theirs, settings)
+    if theirs.micro_batch_size is not None:
+        rows, accumulation = (_whole(f"{what}: {k}", settings.get(k), 1, True) for k in ("batch_size", "grad_accum"))
+        whole = dataclasses.replace(theirs, train_batch_size=rows, grad_accum=accumulation)
+        settings["batch_size"], _, settings["grad_accum"] = deepspeed.batch(whole, N)
     return settings
 
 
@@ -163,69 +166,64 @@ _DEEPSPEED = {
     "train_batch_size": "batch_size",
     "gradient_accumulation_steps": "grad_accum",
     "gradient_clipping": "clip_norm",
+    "zero_optimization.stage": "stages",
+    "zero_optimization.reduce_bucket_size": "bucket",
+    "optimizer.type": "optimizer",
+    "optimizer.params.lr": "lr",
+    "optimizer.params.weight_decay": "weight_decay",
 }
 
+_PLAN = "plan --deepspeed FILE says what it would cost"
 
-def _zero_section(what: str, section: dict[str, Any]) -> dict[str, Any]:
-    _only(f"{what}: zero_optimization", section, ("stage", "reduce_bucket_size"))
-    names = {"stage": "stages", "reduce_bucket_size": "bucket"}
-    return {names[k]: [v] if k == "stage" else v for k, v in section.items()}
-
-
-def _fp16_section(what: str, section: dict[str, Any]) -> dict[str, Any]:
-    _only(f"{what}: fp16", section, ("enabled", "loss_scale", "initial_scale_power"))
-    for key, only in (("loss_scale", 0), ("initial_scale_power", 16)):
-        if section.get(key, only) != only:
-            raise InputError(
-                f"{what}: fp16.{key} can only be {only} here: the loss scale is dynamic and starts at 2**16"
-            )
-    return _enabled(f"{what}: fp16", section, "fp16")
-
-
-def _bf16_section(what: str, section: dict[str, Any]) -> dict[str, Any]:
-    _only(f"{what}: bf16", section, ("enabled",))
-    return _enabled(f"{what}: bf16", section, "bf16")
-
-
-def _enabled(what: str, section: dict[str, Any], precision: str) -> dict[str, Any]:
-    if not isinstance(section.get("enabled"), bool):
-        raise InputError(f"{what}.enabled must be true or false")
-    return {"precision": precision} if section["enabled"] else {}
-
-
-def _optimizer_section(what: str, section: dict[str, Any]) -> dict[str, Any]:
-    _only(f"{what}: optimizer", section, ("type", "params"))
-    kind, params = section.get("type"), section.get("params", {})
-    if not isinstance(kind, str) or kind.lower() not in ("adam", "adamw", "sgd"):
-        raise InputError(f"{what}: optimizer.type {kind!r} is not understood; known are Adam, AdamW, SGD")
-    if not isinstance(params, dict):
-        raise InputError(f"{what}: optimizer.params must be an object")
-    name = kind.lower()
-    _only(f"{what}: optimizer.params", params, ("lr", "weight_decay", "momentum" if name == "sgd" else "betas", "eps"))
-    if name == "sgd" and params.get("momentum"):
-        name = "momentum"
-    for key, only in (("momentum", MOMENTUM), ("betas", [BETA1, BETA2]), ("eps", EPSILON)):
-        if params.get(key) and params[key] != only:
-            raise InputError(f"{what}: optimizer.params.{key} can only be {only} here")
-    return {"optimizer": name, **{k: params[k] for k in ("lr", "weight_decay") if k in params}}
-
-
-_DEEPSPEED_SECTIONS = {
-    "zero_optimization": _zero_section,
-    "fp16": _fp16_section,
-    "bf16": _bf16_section,
-    "optimizer": _optimizer_section,
+_DONE: dict[str, tuple[Any, str]] = {
+    "loss_scale": (0, "the loss scale is dynamic here"),
+    "initial_scale_power": (16, "the loss scale starts at 2**16 here"),
+    "betas": ((BETA1, BETA2), "Adam has PyTorch's defaults here"),
+    "eps": (EPSILON, "Adam has PyTorch's defaults here"),
+    "momentum": (MOMENTUM, "momentum is fixed here"),
+    "overlap_comm": (False, f"this program computes and sends in turn; {_PLAN}"),
+    "reduce_scatter": (True, "this program reduces by reduce_scatter from stage 1 on"),
+    "prefetch_bucket_size": (0, f"this program gathers a layer when it is needed; {_PLAN}"),
+    "persistence_threshold": (0, f"this program shards every tensor at stage 3; {_PLAN}"),
+    "max_live_parameters": (0, f"this program releases a layer as soon as it is used; {_PLAN}"),
+    "offload_optimizer": (None, f"this program does not offload; {_PLAN}"),
+    "offload_param": (None, f"this program does not offload; {_PLAN}"),
+    "hpz_partition_size": (1, f"this program keeps no second copy of the parameters; {_PLAN}"),
+    "quantized_weights": (False, f"this program does not quantize; {_PLAN}"),
+    "quantized_gradients": (False, f"this program does not quantize; {_PLAN}"),
 }
+"""What a run does anyway, by the field of `DeepSpeed`, and why nothing else can be asked for."""
 
 
-def _known_keys() -> list[str]:
-    return ["stage", *FIELDS, *_DEEPSPEED, "train_micro_batch_size_per_gpu", *_DEEPSPEED_SECTIONS]
+def _refuse(theirs: DeepSpeed, settings: dict[str, Any]) -> None:
+    """Raise InputError for the first of DeepSpeed's keys that a run with these settings would not do as it says."""
+    for key in theirs.auto:
+        wants = deepspeed.KEYS[key].wants if key in deepspeed.KEYS else "an object"
+        raise InputError(f'{theirs.name}: {key} is "auto", which only Hugging Face\'s Trainer fills in; give {wants}')
 
+    bucket = settings.get("bucket", 0)
+    done = {**_DONE, "allgather_bucket_size": (bucket, "this program gathers in the buckets that it reduces in")}
+    if settings.get("stages") == [0]:
+        del done["reduce_scatter"]  # neither DeepSpeed's stage 0 nor ours asks
+    if theirs.optimizer != "momentum":
+        del done["momentum"]
+    for key in theirs.given:
+        field = deepspeed.KEYS[key].field
+        if field in done and getattr(theirs, field) != done[field][0]:
+            only, why = done[field]
+            value, only = (deepspeed.said("none" if v is None else v) for v in (getattr(theirs, field), only))
+            raise InputError(f"{theirs.name}: {key}: {value} cannot be done, only {only}: {why}")
 
-def _only(what: str, section: dict[str, Any], known: tuple[str, ...]) -> None:
-    for key in section:
-        if key not in known:
-            raise InputError(f"{what}.{key} is not understood; known are {', '.join(known)}")
+    for key in theirs.not_used:
+        section = key.rpartition(".")[0]
+        if section.endswith(("offload_optimizer", "offload_param")) and f"{section}.device" in theirs.given:
+            continue  # it says how to offload, and the device says that nothing is
+        if key in deepspeed.KEYS:
+            raise InputError(f"{theirs.name}: {key} has no effect with the other keys as they are; leave it out")
+        known = ("stage", *FIELDS, *deepspeed.siblings(key)) if not section else deepspeed.siblings(key)
+        raise InputError(
+            f"{theirs.name}: the key {key!r} is not understood; known are {', '.join(dict.fromkeys(known))}"
+        )
 
 
 def _one_of(name: str, value: Any, known: Any) -> None:
