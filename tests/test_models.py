@@ -636,7 +636,7 @@ def test_malformed_file(tmp_path, text, words):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("gpt-2", ["'gpt-2' is not known; close to it: gpt2", "the path of a config.json works too"]),
+        ("gpt-22", ["'gpt-22' is not known; close to it: gpt2", "the path of a config.json works too"]),
         ("meta-llama/Llama-2-7b-hf", ["close to it: llama-2-7b"]),
         ("zzz", ["known are gpt2,", "t5-11b"]),
         ("", ["'' is not known"]),

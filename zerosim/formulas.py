@@ -450,6 +450,14 @@ def layer_activations(
     return s * b * h * (whole + (34 - whole + scores) / t)
 
 
+def logits(s: Number, b: Number, h: Number, vocab: Number, t: Number = 1) -> Number:
+    """Bytes of activations after the last block: its norm's and the output layer's input, and the logits in fp32.
+
+    4 s b h (1 + vocab / h) / t (Korthikanti et al., section 4.3).
+    """
+    return 4 * s * b * h * (1 + vocab / h) / t
+
+
 def attention_share(a: Number, s: Number, h: Number) -> Number:
     """5 a s / h: activations that grow with s^2, in the unit in which the others are 34 (Korthikanti et al., 5)."""
     return 5 * a * s / h

@@ -691,12 +691,13 @@ PRESETS: dict[str, Model] = {
 
 
 def find(name_or_path: str) -> Model:
-    """Return a preset by its name, in any case, or the model of a config.json, named itself or by its folder.
+    """Return a preset by its name ("gpt2-xl", "GPT-2 XL"), or the model of a config.json or of a folder with one.
 
     Raises InputError, which names the closest presets, if there is none.
     """
-    if name_or_path.lower() in PRESETS:
-        return PRESETS[name_or_path.lower()]
+    plain = {_plain(name): model for name, model in PRESETS.items()}
+    if _plain(name_or_path) in plain:
+        return plain[_plain(name_or_path)]
     if os.path.isdir(name_or_path):
         return from_config(str(Path(name_or_path) / "config.json"))
     if name_or_path.endswith(".json") or os.path.exists(name_or_path):
@@ -704,3 +705,8 @@ def find(name_or_path: str) -> Model:
     close = difflib.get_close_matches(name_or_path.lower().rpartition("/")[2], PRESETS, cutoff=0.5)
     hint = f"close to it: {', '.join(close)}" if close else f"known are {', '.join(PRESETS)}"
     raise InputError(f"model: {name_or_path!r} is not known; {hint}; the path of a config.json works too")
+
+
+def _plain(name: str) -> str:
+    """A name without what people write differently."""
+    return re.sub("[-_ ]", "", name.lower())

@@ -2,10 +2,11 @@
 
 from types import ModuleType
 
-from zerosim.commands import bench, check, collectives, train, witness
+from zerosim.commands import bench, check, collectives, plan, train, witness
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
+    "plan": plan,
     "check": check,
     "collectives": collectives,
     "bench": bench,

@@ -2,7 +2,8 @@
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
 `memory`, `traffic`, `loss` and `timeline` draw a training; `exchanges`, `crossover` and `contest` collectives, and
-`travel` animates one; `step`, `peers` and `scale` benchmarks.
+`travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan;
+`figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
 """
 
 from pathlib import Path
@@ -14,6 +15,8 @@ from zerosim.figures.crossover import crossover
 from zerosim.figures.exchanges import exchanges
 from zerosim.figures.loss import loss
 from zerosim.figures.memory import memory
+from zerosim.figures.plan import plan
+from zerosim.figures.published import efficiency, figure1, largest, states, volume
 from zerosim.figures.timeline import timeline
 from zerosim.figures.traffic import traffic
 from zerosim.figures.travel import travel
@@ -27,16 +30,22 @@ __all__ = [
     "FIGURES",
     "contest",
     "crossover",
+    "efficiency",
     "exchanges",
+    "figure1",
+    "largest",
     "loss",
     "memory",
     "peers",
+    "plan",
     "save",
     "scale",
+    "states",
     "step",
     "timeline",
     "traffic",
     "travel",
+    "volume",
     "write",
 ]
 

@@ -1,0 +1,540 @@
+"""The planner: what each stage of ZeRO would hold, send and take for a model on a cluster, from the formulas alone.
+
+Nothing here is measured. Where a run can be made, the same formulas are held against it (`zerosim.report`); a test
+holds these plans against runs, to the byte.
+"""
+
+import dataclasses
+import math
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from zerosim import formulas
+from zerosim.errors import InputError
+from zerosim.machine import Machine
+from zerosim.models import Model
+
+RECOMPUTE = ("none", "selective", "full")
+CHECKPOINTS = ("whole", "partitioned", "cpu")
+
+VARIANTS = (
+    (0, "none"),
+    (1, "none"),
+    (1, "optimizer:cpu"),
+    (2, "none"),
+    (2, "optimizer:cpu"),
+    (3, "none"),
+    (3, "optimizer:cpu"),
+    (3, "optimizer:nvme"),
+    (3, "optimizer:cpu,parameters:cpu"),
+    (3, "optimizer:nvme,parameters:cpu"),
+    (3, "optimizer:nvme,parameters:nvme"),
+)
+"""(stage, what is offloaded where): what DeepSpeed can do."""
+
+ALIKE = 0.1
+"""Predicted times that differ by less than this share are taken as equal."""
+
+BUCKET = 500_000_000
+"""Elements of DeepSpeed's buckets, if a configuration does not say otherwise (deepspeed/runtime/zero/config.py)."""
+
+UNKNOWN_LAYERS = 32
+
+_DEVICES = 2**24
+"""The most devices that the smallest number is looked for among."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained: its size, and the sizes that activations and operations depend on where they are known."""
+
+    name: str
+    parameters: int
+    active: int
+    """Parameters that a token, or a row, meets."""
+    units: tuple[int, ...]
+    """Parameters of what is gathered at a time: a transformer's blocks, an MLP's layers."""
+    model: Model | None = None
+    widths: tuple[int, ...] = ()
+    """Of an MLP, inputs first."""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How it is trained. A sequence is a row for an MLP. Raises InputError for what cannot be."""
+
+    gpus: int = 64
+    tensor_parallel: int = 1
+    micro_batch: int = 1
+    """Sequences per data-parallel rank and micro-step."""
+    grad_accum: int = 1
+    seq: int | None = None
+    """Tokens in a sequence."""
+    precision: str = "bf16"
+    optimizer: str = "adam"
+    convention: str = "zero"
+    """Who counts the model states: see `formulas.CONVENTIONS`."""
+    recompute: str = "selective"
+    checkpoints: str = "whole"
+    """With full recomputation: on each tensor-parallel device "whole", "partitioned" (Pa), or so on the "cpu"."""
+    sequence_parallel: bool = False
+    bucket: int = 0
+    """Elements of a bucket; 0: the largest unit."""
+    overlap: bool = True
+    efficiency: float = 0.45
+    """Of the peak, that products reach."""
+    usable: float = 0.9
+    """Of memory, that is left for the model: the rest is the context's, fragments and libraries."""
+    secondary: int = 0
+    """Devices that share ZeRO++'s second copy of the parameters (hpZ); 0: there is none."""
+    quantized_weights: bool = False
+    quantized_gradients: bool = False
+    persistence: int = 0
+    """Parameters that stage 3 keeps whole on every rank."""
+    prefetch: int | None = None
+    """Elements that stage 3 has gathered ahead; None: as many as the largest unit has."""
+
+    def __post_init__(self) -> None:
+        for name in ("gpus", "tensor_parallel", "micro_batch", "grad_accum"):
+            if not _whole(getattr(self, name), 1):
+                raise InputError(f"{name}: {getattr(self, name)!r} must be a whole number of 1 or more")
+        if self.seq is not None and not _whole(self.seq, 1):
+            raise InputError(f"seq: {self.seq!r} must be a whole number of 1 or more")
+        for name in ("bucket", "secondary", "persistence"):
+            if not _whole(getattr(self, name), 0):
+                raise InputError(f"{name}: {getattr(self, name)!r} must be a whole number of 0 or more")
+        for name, known in (
+            ("precision", ("fp32", "fp16", "bf16")),
+            ("optimizer", tuple(formulas.MOMENTS)),
+            ("convention", ("zero", "deepspeed", "infinity", "megatron")),
+            ("recompute", RECOMPUTE),
+            ("checkpoints", CHECKPOINTS),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}: {getattr(self, name)!r} is not known; choose from {', '.join(known)}")
+        if self.checkpoints != "whole" and self.recompute != "full":
+            raise InputError(f"checkpoints: {self.checkpoints} needs recompute full: there are none without it")
+        for name in ("efficiency", "usable"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name}: {getattr(self, name)!r} must be above 0 and at most 1")
+        if self.gpus % self.tensor_parallel:
+            raise InputError(
+                f"gpus: {self.gpus} cannot be divided by tensor_parallel {self.tensor_parallel}; "
+                "their quotient is the number of data-parallel ranks"
+            )
+        if self.secondary and self.ranks % self.secondary:
+            raise InputError(f"secondary: {self.ranks} data-parallel ranks cannot be divided by {self.secondary}")
+
+    @property
+    def ranks(self) -> int:
+        """N, the data-parallel ranks."""
+        return self.gpus // self.tensor_parallel
+
+    def per_parameter(self) -> tuple[int, int, int]:
+        """Return (w, g, K): bytes of a parameter, of its gradient and of its optimizer states."""
+        moments = formulas.MOMENTS[self.optimizer]
+        if self.precision == "fp32":
+            return 4, 4, 4 * moments
+        name = f"megatron-{self.precision}" if self.convention == "megatron" else self.convention
+        w, g, K = formulas.CONVENTIONS[name]
+        return w, g, K - 8 + 4 * moments
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage with one way of offloading. Bytes are per device, unless said; None: not known."""
+
+    stage: int
+    offload: str
+    bytes: dict[str, int | None]
+    """By memory class, and "total", which leaves out what is not known."""
+    host_bytes: int
+    """Per node."""
+    nvme_bytes: int
+    """Per node."""
+    traffic: dict[str, int]
+    """Sent per device and step: "data_parallel", "tensor_parallel", "host" and "nvme" (both ways)."""
+    seconds: dict[str, float] | None
+    """Of a step: "compute", "optimizer", "communication", "offload", and what of the last two is "hidden"; "total"."""
+    fits: bool
+    why_not: str
+    """Which memory is too small; empty if it fits."""
+    largest_model: float
+    """Parameters that would just fit, with this model's activations and buffers."""
+    smallest_gpus: int | None
+    """Devices that would just do, each with the same micro-batch; None: no number of them."""
+
+    def asdict(self) -> dict[str, Any]:
+        """Return what the JSON report says of it."""
+        values = dataclasses.asdict(self)
+        parts = values.pop("seconds")
+        return values | {
+            "traffic_bytes": sum(self.traffic.values()),
+            "seconds_per_step": parts and parts["total"],
+            "seconds": parts,
+        }
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+# what is trained -----------------------------------------------------------------------------------------------------
+
+
+def subject_of(model: Model) -> Subject:
+    """Return a transformer as the planner sees it: a unit for each block, and for each module outside of them.
+
+    Of a model of which only the number of parameters is known, layers are taken as `UNKNOWN_LAYERS` equal ones, none
+    larger than DeepSpeed's bucket.
+    """
+    if model.tensors is None:
+        most = min(BUCKET, -(-model.parameters // UNKNOWN_LAYERS))
+        units = (most,) * (model.parameters // most)
+        units += (model.parameters % most,) if model.parameters % most else ()
+        return Subject(model.name, model.parameters, model.active_parameters, units, model, (), model.source)
+    blocks: Counter[tuple[str, int]] = Counter()
+    for tensor in model.tensors:
+        head, star, _ = tensor.name.partition(".*")
+        copies = tensor.copies[0] if star else 1
+        blocks[head if star else tensor.module, copies] += tensor.size * tensor.times // copies
+    units = tuple(size for (_, copies), size in blocks.items() for _ in range(copies))
+    return Subject(model.name, model.parameters, model.active_parameters, units, model, (), model.source)
+
+
+def mlp(widths: tuple[int, ...]) -> Subject:
+    """Return an MLP as `train` has it, of these layer widths, inputs first. Raises InputError for what cannot be."""
+    if len(widths) < 2 or not all(_whole(width, 1) for width in widths):
+        raise InputError(f"widths: {widths!r} must be two whole numbers of 1 or more at least: inputs and outputs")
+    units = tuple(formulas.parameters(pair) for pair in pairwise(widths))
+    Psi = formulas.parameters(widths)
+    return Subject(f"MLP {' x '.join(map(str, widths))}", Psi, Psi, units, None, widths, "the widths given")
+
+
+# one plan ------------------------------------------------------------------------------------------------------------
+
+
+def plans(subject: Subject, machine: Machine, work: Workload) -> list[Plan]:
+    """Return a plan for each of `VARIANTS`."""
+    return [plan(subject, machine, work, stage, offload) for stage, offload in VARIANTS]
+
+
+def plan(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> Plan:
+    """Return what a stage with one way of offloading, one of `VARIANTS`, needs and takes."""
+    held = _memory(subject, work, stage, offload)
+    per_node = min(machine.network.ranks_per_node, work.gpus)
+    host, nvme = held.host * per_node, held.nvme * per_node
+    limits = (
+        ("the device", held.total, work.usable * machine.memory),
+        ("the host", host, work.usable * machine.host_memory),
+        ("NVMe", nvme, machine.nvme),
+    )
+    short = [f"{name} lacks {_si(needed - there)}" for name, needed, there in limits if needed > there]
+    traffic = _traffic(subject, work, stage, offload)
+    return Plan(
+        stage,
+        offload,
+        {**held.device, "total": held.total},
+        host,
+        nvme,
+        traffic,
+        _seconds(subject, machine, work, stage, offload, traffic),
+        not short,
+        "; ".join(short),
+        _largest_model(subject, machine, work, stage, offload),
+        _smallest_gpus(subject, machine, work, stage, offload),
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    device: dict[str, int | None]
+    host: int
+    """Per device."""
+    nvme: int
+
+    @property
+    def total(self) -> int:
+        return sum(value for value in self.device.values() if value is not None)
+
+
+def _padded(subject: Subject, work: Workload) -> int:
+    """Psi of one device's part of the model, each unit rounded up to a multiple of N."""
+    N, t = work.ranks, work.tensor_parallel
+    return sum(-(-unit // (N * t)) * N for unit in subject.units)
+
+
+def _memory(subject: Subject, work: Workload, stage: int, offload: str) -> _Held:
+    N, (w, g, K) = work.ranks, work.per_parameter()
+    states = formulas.model_states(stage, _padded(subject, work), N, w, K, g)
+    held = {name: float(size) for name, size in states._asdict().items()}
+    away, places = {"cpu": 0.0, "nvme": 0.0}, _places(offload)
+    leaving = {"optimizer": ("optimizer_states", "gradients") if stage >= 2 else ("optimizer_states",)}
+    for what, names in (leaving | {"parameters": ("parameters",)}).items():
+        if places[what]:  # the gradients leave the device as they are reduced
+            away[places[what]] += sum(held[name] for name in names)
+            held |= dict.fromkeys(names, 0.0)
+    if work.checkpoints == "cpu":
+        away["cpu"] += _checkpoints(subject, work)
+    if stage == 3:
+        second = _padded(subject, work) / work.secondary if work.secondary else 0.0
+        held["parameters"] += w * (second + work.persistence * (1 - 1 / N))
+    others = {"activations": _activations(subject, work), "buffers": _buffers(subject, work, stage)}
+    whole = {name: None if size is None else math.ceil(size) for name, size in (held | others).items()}
+    return _Held(whole, math.ceil(away["cpu"]), math.ceil(away["nvme"]))
+
+
+def _places(offload: str) -> dict[str, str]:
+    """Where optimizer and parameters are: "optimizer:cpu,parameters:nvme"; "" on the device."""
+    places = {"optimizer": "", "parameters": ""}
+    if offload != "none":
+        places |= dict(part.split(":") for part in offload.split(","))
+    return places
+
+
+def _sequence(subject: Subject, work: Workload) -> int | None:
+    return work.seq or (subject.model.seq if subject.model else None)
+
+
+def _activations(subject: Subject, work: Workload) -> float | None:
+    """Bytes at the end of the forward pass; with full recomputation also those of the block at work."""
+    w, b = work.per_parameter()[0], work.micro_batch
+    if subject.widths:
+        return float(w * b * sum(subject.widths))
+    model, s = subject.model, _sequence(subject, work)
+    if model is None or s is None or not (model.layers and model.hidden and model.heads):
+        return None
+    h, a, t = model.hidden, model.heads, work.tensor_parallel
+
+    def block(recompute: str) -> float:
+        return formulas.layer_activations(s, b, h, a, t, work.sequence_parallel, recompute) * w / 2
+
+    logits = formulas.logits(s, b, h, model.vocab, t) if model.vocab else 0.0
+    if work.recompute != "full":
+        return model.layers * block(work.recompute) + logits
+    kept = 0.0 if work.checkpoints == "cpu" else _checkpoints(subject, work)
+    return kept + block("none") + logits
+
+
+def _checkpoints(subject: Subject, work: Workload) -> float:
+    """Bytes of activation checkpoints per device, wherever they are."""
+    model, s, w = subject.model, _sequence(subject, work), work.per_parameter()[0]
+    if model is None or s is None or not (model.layers and model.hidden):
+        return 0.0
+    cut = work.tensor_parallel if work.checkpoints != "whole" else 1
+    return float(formulas.activation_checkpoints(model.hidden, work.micro_batch, s, model.layers, MP=cut, w=w))
+
+
+def _buffers(subject: Subject, work: Workload, stage: int) -> float:
+    """Bytes of what is on its way: a bucket of gradients; at stage 3 also a gathered unit, and the next one."""
+    w, g, _ = work.per_parameter()
+    largest = max(subject.units) / work.tensor_parallel
+    bucket = min(work.bucket or largest, subject.parameters / work.tensor_parallel)
+    reducing = min(g, 4) * bucket * (2 if work.overlap else 1)
+    if stage < 3:
+        return reducing
+    ahead = (largest if work.prefetch is None else work.prefetch) if work.overlap else 0
+    return reducing + w * (largest + ahead)
+
+
+def _largest_model(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> float:
+    """Parameters whose states fill what this model's activations and buffers leave of the tightest memory."""
+    held = _memory(subject, work, stage, offload)
+    per_node = min(machine.network.ranks_per_node, work.gpus)
+    other = (held.device["activations"] or 0) + (held.device["buffers"] or 0)
+    left = work.usable * machine.memory - other
+    if left < 0:
+        return 0.0
+    pools = (
+        (held.total - other, left),
+        (held.host * per_node, work.usable * machine.host_memory),
+        (held.nvme * per_node, machine.nvme),
+    )
+    return subject.parameters * min(there / needed for needed, there in pools if needed)
+
+
+def _smallest_gpus(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> int | None:
+    """Devices that would do, by bisection: more of them never need more memory each."""
+    t = work.tensor_parallel
+
+    def fits(ranks: int) -> bool:
+        held = _memory(subject, dataclasses.replace(work, gpus=ranks * t, secondary=0), stage, offload)
+        per_node = min(machine.network.ranks_per_node, ranks * t)
+        return (
+            held.total <= work.usable * machine.memory
+            and held.host * per_node <= work.usable * machine.host_memory
+            and held.nvme * per_node <= machine.nvme
+        )
+
+    ranks = 1
+    while not fits(ranks):
+        ranks *= 2
+        if ranks * t > _DEVICES:
+            return None
+    low = ranks // 2
+    while ranks - low > 1:
+        middle = (low + ranks) // 2
+        low, ranks = (low, middle) if fits(middle) else (middle, ranks)
+    return ranks * t
+
+
+# traffic and time ----------------------------------------------------------------------------------------------------
+
+
+def _data_parallel(subject: Subject, work: Workload, stage: int) -> tuple[float, float]:
+    """Bytes per device and step among all data-parallel ranks, and among those that share hpZ's second copy."""
+    N, k, w, Psi = work.ranks, work.grad_accum, work.per_parameter()[0], _padded(subject, work)
+    if stage < 3:
+        return float(formulas.bytes_per_rank(stage, Psi, N, w, k)), 0.0
+    volume = formulas.zeropp_volume(work.quantized_weights, False, work.quantized_gradients)
+    near = volume.pop("backward_all_gather") if work.secondary else 0.0
+    share = (work.secondary - 1) / work.secondary if work.secondary else 0.0
+    return k * w * Psi * sum(volume.values()) * (N - 1) / N, k * w * Psi * near * share
+
+
+def _traffic(subject: Subject, work: Workload, stage: int, offload: str) -> dict[str, int]:
+    N, t, k, w = work.ranks, work.tensor_parallel, work.grad_accum, work.per_parameter()[0]
+    Psi, places = _padded(subject, work), _places(offload)
+    data = sum(_data_parallel(subject, work, stage))
+    model, s, tensor = subject.model, _sequence(subject, work), 0.0
+    if t > 1 and model and s and model.layers and model.hidden:
+        elements = formulas.model_parallel_volume(model.hidden, work.micro_batch, s) * model.layers * k
+        share = 1.0 if work.recompute == "full" else 2 / 3
+        tensor = float(w * elements * share * (t - 1) / t)
+    host = nvme = 0.0
+    if places["optimizer"]:
+        host += float(formulas.offload_traffic(Psi / N, w))
+    if places["optimizer"] == "nvme":
+        nvme += 2.0 * work.per_parameter()[2] * Psi / N
+    if work.checkpoints == "cpu":
+        host += 2.0 * k * _checkpoints(subject, work)
+    if places["parameters"]:
+        host += 2.0 * k * w * Psi / N
+    if places["parameters"] == "nvme":
+        nvme += (2.0 * k + 1) * w * Psi / N
+    sent = {"data_parallel": data, "tensor_parallel": tensor, "host": host, "nvme": nvme}
+    return {what: math.ceil(nbytes) for what, nbytes in sent.items()}
+
+
+def _seconds(
+    subject: Subject, machine: Machine, work: Workload, stage: int, offload: str, traffic: dict[str, int]
+) -> dict[str, float] | None:
+    operations = _operations(subject, work)
+    if operations is None:
+        return None
+    peak = machine.flops_fp32 if work.precision == "fp32" else machine.flops
+    compute = operations / (peak * work.efficiency)
+    update = _update(subject, machine, work, stage, offload)
+    network, t = machine.network, work.tensor_parallel
+    alpha, bandwidth = _link(machine, work)
+    passes = sum((2 if verb == "all_reduce" else 1) * n for verb, n in formulas.passes(stage, work.grad_accum).items())
+    buckets = max(1.0, subject.parameters / t / work.bucket) if work.bucket and stage < 3 else len(subject.units)
+    far, near = _data_parallel(subject, work, stage)
+    data = far / bandwidth + near / network.bandwidth_inside + passes * buckets * alpha
+    behind = _behind(stage, work)
+    hidden = min(data * behind, compute * (2 / 3 if stage < 3 else 1)) if work.overlap else 0.0
+    tensor = traffic["tensor_parallel"] / network.bandwidth_inside
+    per_node = min(network.ranks_per_node, work.gpus)
+    moving = traffic["host"] / machine.host_bandwidth + traffic["nvme"] * per_node / machine.nvme_bandwidth
+    moved_hidden = min(moving / 2, max(0.0, compute - hidden)) if work.overlap else 0.0
+    return {
+        "compute": compute,
+        "optimizer": update,
+        "communication": data + tensor,
+        "offload": moving,
+        "hidden": hidden + moved_hidden,
+        "total": compute + update + data + tensor + moving - hidden - moved_hidden,
+    }
+
+
+def _operations(subject: Subject, work: Workload) -> float | None:
+    """Floating-point operations per device and step."""
+    k, b, t = work.grad_accum, work.micro_batch, work.tensor_parallel
+    full = work.recompute == "full"
+    if subject.widths:
+        return float(formulas.flops(subject.active, k * b, recompute=False))
+    s, model = _sequence(subject, work), subject.model
+    if s is None:
+        return None
+    tokens = k * b * s
+    operations = float(formulas.flops(subject.active, tokens, full))
+    if model and model.layers and model.hidden:
+        again = work.recompute != "none"
+        operations += float(formulas.attention_flops(model.layers, model.hidden, s, tokens, again))
+    return operations / t
+
+
+def _link(machine: Machine, work: Workload) -> tuple[float, float]:
+    """Return (latency of a collective, bandwidth of a rank) for data-parallel ranks: rings inside, then between nodes.
+
+    The ranks of a node share its links; a ring crosses between two nodes once, so all links carry rings at a time.
+    """
+    network = machine.network
+    per_node = max(1, network.ranks_per_node // work.tensor_parallel)
+    inside = min(per_node, work.ranks)
+    nodes = -(-work.ranks // per_node)
+    if nodes == 1:
+        return (inside - 1) * network.alpha_inside, network.bandwidth_inside
+    sharing = min(work.tensor_parallel, network.ranks_per_node)
+    alpha = (inside - 1) * network.alpha_inside + (nodes - 1) * network.alpha_between
+    return alpha, min(network.bandwidth_inside, network.links * network.bandwidth_between / sharing)
+
+
+def _behind(stage: int, work: Workload) -> float:
+    """The share of the data-parallel traffic that can go on while gradients or layers are computed."""
+    k = work.grad_accum
+    return [1.0, 1 / 2, k / (k + 1), 1.0][stage]
+
+
+def _update(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> float:
+    """Seconds to read the gradient, read and write the states and write the parameters, at the memory's bandwidth."""
+    w, g, K = work.per_parameter()
+    elements = _padded(subject, work) / (work.ranks if stage >= 1 else 1)
+    touched = (g + 2 * K + w) * elements
+    if _places(offload)["optimizer"]:
+        per_node = min(machine.network.ranks_per_node, work.gpus)
+        return touched * per_node / machine.host_memory_bandwidth
+    return touched / machine.memory_bandwidth
+
+
+# the answer ----------------------------------------------------------------------------------------------------------
+
+
+def recommend(found: list[Plan]) -> tuple[Plan | None, str]:
+    """Return the plan to take and the reason: of those that fit, the simplest of those that are about the fastest.
+
+    Plans come in order of simplicity. Times of a tenth more than the fastest are no different to a model like this.
+    """
+    fitting = [one for one in found if one.fits]
+    if not fitting:
+        enough = [one for one in found if one.smallest_gpus]
+        if not enough:
+            return None, "nothing fits, on any number of devices: make the micro-batch or the model smaller"
+        least = min(enough, key=lambda one: one.smallest_gpus or 0)
+        return None, (
+            f"nothing fits; the fewest devices that do are {least.smallest_gpus:,}, at stage {least.stage} with "
+            f"offload {least.offload}"
+        )
+    if any(one.seconds is None for one in fitting):
+        best = fitting[0]
+        return best, "the lowest stage that fits; the time of a step is not known"
+    fastest = min(_total(one) for one in fitting)
+    best = next(one for one in fitting if _total(one) <= (1 + ALIKE) * fastest)
+    if len(fitting) == 1:
+        return best, "the only one that fits"
+    simpler = [one for one in found[: found.index(best)] if not one.fits]
+    reason = f"the simplest of those that fit and are within {100 * ALIKE:.0f} % of the fastest"
+    return best, reason + (f"; stage {simpler[-1].stage} does not fit: {simpler[-1].why_not}" if simpler else "")
+
+
+def _total(one: Plan) -> float:
+    return one.seconds["total"] if one.seconds else math.inf
+
+
+def _si(nbytes: float) -> str:
+    from zerosim.report import si
+
+    return si(nbytes)
