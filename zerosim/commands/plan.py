@@ -6,11 +6,12 @@ import dataclasses
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from zerosim import deepspeed, machine, models
 from zerosim.commands.common import Commands, ProgressLine
-from zerosim.commands.output import is_first, parse_size
+from zerosim.commands.output import door_of, is_first, parse_size
 from zerosim.deepspeed import DeepSpeed
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
@@ -21,6 +22,7 @@ from zerosim.report import console_text, make_folder
 from zerosim.transport import Transport
 
 SCHEMA = "zerosim.plan/1"
+FILES = ("plan.json", "plan.csv", "plan.png", "plan.svg")
 
 _SHAPE = ("layers", "hidden", "heads", "vocab", "ffn")
 _NETWORK = {
@@ -110,16 +112,14 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
-    """Print the plans, or write them. Only the first rank does anything but check."""
+    """Print the plans, or write them; only the first rank does."""
     if arguments.csv and arguments.json:
         raise InputError("csv, json: both want standard output; give one of them (--out DIR writes both)")
-    settings = deepspeed.read(arguments.deepspeed) if arguments.deepspeed else None
-    subject, cluster = _subject(arguments), _machine(arguments)
-    work = _workload(arguments, settings, subject)
-    found = plans(subject, cluster, work)
-    if not is_first(transport):
+    first = is_first(transport)
+    made = door_of(transport).agreed(lambda: _made(arguments) if first else None)
+    if made is None:
         return
-    report = _report(subject, cluster, work, settings, found)
+    report, found = made
     if arguments.out is not None:
         _write(report, arguments.out)
     if arguments.json:
@@ -130,6 +130,17 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
         print(_text(report, found))
         if arguments.out is not None:
             print(f"Written: plan.json, plan.csv and the figures, in {arguments.out}")
+
+
+def _made(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Plan]]:
+    """The report and the plans in it. Raises InputError for what cannot be planned, or written."""
+    settings = deepspeed.read(arguments.deepspeed) if arguments.deepspeed else None
+    subject, cluster = _subject(arguments), _machine(arguments)
+    work = _workload(arguments, settings, subject)
+    if arguments.out is not None:
+        make_folder(arguments.out, *FILES)
+    found = plans(subject, cluster, work)
+    return _report(subject, cluster, work, settings, found), found
 
 
 # what is asked for ---------------------------------------------------------------------------------------------------
@@ -425,7 +436,7 @@ def _csv(report: dict[str, Any]) -> str:
 
 
 def _write(report: dict[str, Any], out: str) -> None:
-    folder = make_folder(out, "plan.json", "plan.csv", "plan.png", "plan.svg")
+    folder = Path(out)
     write_json(report, folder / "plan.json")
     (folder / "plan.csv").write_text(_csv(report), encoding="utf-8")
     progress = ProgressLine()
