@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import run_zerosim
 
+from zerosim import published
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -21,6 +23,7 @@ def test_tool(words):
 def test_readme_names_every_flag(tmp_path):
     helps = [["train"], *(["collectives", part] for part in ("list", "show", "check", "time", "bench"))]
     helps += [*(["bench", part] for part in ("step", "collectives", "torch", "scale")), ["witness", "torch"]]
+    helps += [["plan"], ["check"]]
     texts = [run_zerosim(0, *words, "--help", cwd=tmp_path).stdout for words in helps]
     assert all(len(text) > 200 for text in texts)
     flags = set(re.findall(r"--[a-z][a-z-]+", "".join(texts))) - {"--no-shuffle"}
@@ -46,7 +49,7 @@ def test_readme_python_runs_in_a_notebook(tmp_path):
     import nbclient
     import nbformat
 
-    code = readme_python()[-1]
+    (code,) = (block for block in readme_python() if "run_threads" in block)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the kernel's own libraries warn of
@@ -54,6 +57,15 @@ def test_readme_python_runs_in_a_notebook(tmp_path):
     outputs = notebook.cells[0].outputs
     assert any("identical to the bit at stages 0, 3" in output.get("text", "") for output in outputs)
     assert "image/png" in outputs[-1]["data"]
+
+
+def test_readme_rows_and_arrays():
+    """The README's row of a paper agrees, and its arrays are what they are said to be."""
+    rows = re.search(r"```json\n(\[.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    assert [found.status for found in published.check(published._rows(rows, "README"))] == ["agrees"]
+    (code,) = (block for block in readme_python() if "meshgrid" in block)
+    exec(code, names := {})
+    assert names["held"].shape == names["sent"].shape == (4, 2500, 10)
 
 
 def test_ci_types_what_the_readme_says():

@@ -1,15 +1,17 @@
-"""The command `check`: every row of a file of published numbers, beside what our formulas give."""
+"""The command `check`: every row of a file of published numbers beside what our formulas give, and papers' figures."""
 
 import argparse
 import json
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
-from zerosim import published
-from zerosim.commands.common import Commands
-from zerosim.commands.output import is_first
+from zerosim import figures, published
+from zerosim.commands.common import Commands, ProgressLine
+from zerosim.commands.output import door_of, is_first
+from zerosim.errors import InputError
 from zerosim.published import Verdict
-from zerosim.report import console_text
+from zerosim.report import console_text, make_folder
 from zerosim.transport import Transport
 
 SCHEMA = "zerosim.check/1"
@@ -19,6 +21,15 @@ _WORDS = {"measured": "measured", "text": "no number", "misprint": "misprint", "
 _SIGNS = {"over": "> ", "under": "< ", "limit": "<= ", "bound": "<= ", "about": "~ "}
 """What a text says of the number that it gives."""
 
+_FIGURES: dict[str, Callable[[Any, Any], Any]] = {
+    "check-figure1": lambda points, rows: figures.figure1(),
+    "check-states": figures.states,
+    "check-largest": lambda points, rows: figures.largest(rows),
+    "check-volume": lambda points, rows: figures.volume(points),
+    "check-efficiency": lambda points, rows: figures.efficiency(rows),
+}
+"""By file name: how it is drawn from counted points and published rows."""
+
 
 def add(commands: Commands) -> None:
     """Describe the command and its flags."""
@@ -27,12 +38,18 @@ def add(commands: Commands) -> None:
     p.set_defaults(run=run, parser=p)
     p.add_argument("file", nargs="?", metavar="FILE.json", help="your own rows (default: those that come with zerosim)")
     p.add_argument("--formulas", action="store_true", help="list the formulas that a row can name, and their inputs")
+    p.add_argument("--out", metavar="DIR", help="redraw ZeRO's and ZeRO-Infinity's figures there, with counted points")
     p.add_argument("--json", action="store_true", help="print JSON on standard output, and nothing else there")
 
 
 def run(arguments: argparse.Namespace, transport: Transport | None) -> int:
-    """Print a row for each published number. Return 1 if any differs without an explanation, and else 0."""
+    """Print a row for each published number, draw figures if asked to. Return 1 if a number differs unexplained."""
     first = is_first(transport)
+    if arguments.formulas and arguments.out is not None:
+        raise InputError("formulas, out: --formulas lists formulas and draws nothing; leave one of them out")
+    if arguments.out is not None:
+        files = [f"{name}{ending}" for name in _FIGURES for ending in (".png", ".svg")]
+        door_of(transport).agreed(lambda: make_folder(arguments.out, *files) if first else None)
     if arguments.formulas:
         if first:
             print(_formulas())
@@ -42,7 +59,25 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> int:
     counts = Counter(verdict.status for verdict in verdicts)
     if first:
         print(json.dumps(_report(verdicts, counts), allow_nan=False) if arguments.json else _text(verdicts, counts))
+    if first and arguments.out is not None:
+        _draw(arguments.out)
+        if not arguments.json:
+            print(f"Figures, as .png and .svg in {arguments.out}:\n  {', '.join(_FIGURES)}")
     return int(counts["differs"] > 0)
+
+
+def _draw(folder: str) -> None:
+    """Count points and draw the figures, with the rows that come with zerosim, whatever rows were checked."""
+    from zerosim import anchor
+
+    progress = ProgressLine()
+    try:
+        points, rows = anchor.count(tell=progress.tell), published.shipped()
+        for name, draw in _FIGURES.items():
+            progress.tell(f"drawing {name}")
+            figures.save(draw(points, rows), folder, name)
+    finally:
+        progress.done()
 
 
 def _report(verdicts: list[Verdict], counts: Counter[str]) -> dict[str, Any]:
