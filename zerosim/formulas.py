@@ -61,6 +61,11 @@ Number = Any
 """An int, a float, or a NumPy array of them."""
 
 
+def _plain(value: Any) -> Number:
+    """What NumPy makes of plain numbers as a plain number again."""
+    return value.item() if np.ndim(value) == 0 and hasattr(value, "item") else value
+
+
 class States(NamedTuple):
     """Bytes of the model states, by memory class."""
 
@@ -76,7 +81,7 @@ def model_states(
 
     Stage 0 holds (w + g + K) Psi; stage 1 cuts the optimizer states by N, stage 2 the gradients too, stage 3 all.
     """
-    p, gradients, o = (np.where(np.greater_equal(stage, s), N, 1) for s in (3, 2, 1))
+    p, gradients, o = (_plain(np.where(np.greater_equal(stage, s), N, 1)) for s in (3, 2, 1))
     return States(w * Psi / p, (w if g is None else g) * Psi / gradients, K * Psi / o)
 
 
@@ -108,7 +113,7 @@ def largest_model(
     That table rounds billions of parameters to one decimal before it multiplies them by MP: `decimals` does.
     """
     Psi = memory / states_per_rank(stage, 1, N, w, K, g)
-    return MP * (Psi if decimals is None else np.round(Psi / 1e9, decimals) * 1e9)
+    return MP * (Psi if decimals is None else _plain(np.round(Psi / 1e9, decimals)) * 1e9)
 
 
 def passes(stage: int, k: int = 1) -> dict[str, int]:
@@ -138,7 +143,8 @@ def volume_in_all(stage: Number, Psi: Number, k: Number = 1, stage1: str = "redu
     Stage 1 can also all_reduce the gradients and then all_gather the parameters: 3 Psi (`stage1` "all_reduce").
     """
     first = {"reduce_scatter": 2, "all_reduce": 3}[stage1]
-    return Psi * np.select([np.equal(stage, n) for n in range(4)], [2, first, k + 1, 3 * k], np.nan)
+    passes = np.select([np.equal(stage, n) for n in range(4)], [2, first, k + 1, 3 * k], np.nan)
+    return Psi * _plain(passes)
 
 
 def bytes_per_rank(
@@ -420,7 +426,7 @@ def activation_checkpoints(
 
 def activations_checkpointed(h: Number, b: Number, s: Number, layers: Number, w: Number = 2) -> Number:
     """`activations` / sqrt(layers), if about the root of them is kept (Chen et al., arXiv:1604.06174; ZeRO, 3.2)."""
-    return activations(h, b, s, layers, w) / np.sqrt(layers)
+    return activations(h, b, s, layers, w) / _plain(np.sqrt(layers))
 
 
 def recompute_overhead() -> float:
@@ -492,6 +498,16 @@ def pa_overhead() -> float:
 def fused_buffer(Psi: Number, w: Number = 4) -> Number:
     """Bytes of a buffer that holds all gradients at once, in fp32; constant buffers (C_B) bound it (ZeRO, 6.2)."""
     return w * Psi
+
+
+def constant_buffer(Psi: Number, elements: Number, w: Number = 4) -> Number:
+    """Bytes of such a buffer of a fixed size, C_B, however large the model is (ZeRO, section 6.2)."""
+    return w * _plain(np.minimum(Psi, elements))
+
+
+def pa_cpu_traffic(checkpoints: Number) -> Number:
+    """Bytes between device and host for Pa+cpu: the device's checkpoints, out and in again (ZeRO, section 8)."""
+    return 2 * checkpoints
 
 
 def weights(Psi: Number, w: Number = 2) -> Number:

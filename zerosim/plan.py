@@ -410,7 +410,7 @@ def _traffic(subject: Subject, work: Workload, stage: int, offload: str) -> dict
     if places["optimizer"] == "nvme":
         nvme += 2.0 * work.per_parameter()[2] * Psi / N
     if work.checkpoints == "cpu":
-        host += 2.0 * k * _checkpoints(subject, work)
+        host += k * formulas.pa_cpu_traffic(_checkpoints(subject, work))
     if places["parameters"]:
         host += 2.0 * k * w * Psi / N
     if places["parameters"] == "nvme":
