@@ -219,7 +219,8 @@ def test_figures_cost_only_the_rank_that_draws_them(tmp_path):
         "from zerosim.__main__ import main\n"
         "status = main(['--steps', '1', '--hidden', ''])\n"
         "from mpi4py import MPI\n"
-        "print(status, MPI.COMM_WORLD.rank, sorted({'matplotlib', 'rich'} & set(sys.modules)), file=sys.stderr)\n"
+        "loaded = sorted({'matplotlib', 'rich'} & set(sys.modules))\n"
+        "sys.stderr.write(f'{status} {MPI.COMM_WORLD.rank} {loaded}\\n')\n"
     )
     done = mpirun(2, script, cwd=tmp_path)
     assert "0 0 ['matplotlib', 'rich']" in done.stderr
