@@ -28,7 +28,7 @@ def run_plan(tmp_path, *words, n=0):
 def test_states_and_traffic_are_the_closed_forms(subject, work):
     """Up to padding: less than N parameters for each unit."""
     w, g, K = work.per_parameter()
-    N, most = work.gpus, work.gpus * len(subject.units)
+    N, most = work.gpus, work.gpus * sum(times for _, times in subject.units)
     for stage in range(4):
         one = plan(subject, H100, work, stage, "none")
         states = formulas.model_states(stage, subject.parameters, N, w, K, g)

@@ -143,6 +143,8 @@ def test_published_formulas_are_compared_at_points():
     found = verdict(**row, published="6 + 12 / (d + 1)", at=at)
     assert found.status == "differs"
     assert "d = 1" in found.why
+    found = verdict(**row, published="6 + 12 / (d + 1)", at=at, misprint="One too many.")
+    assert (found.status, found.why) == ("misprint", "One too many.")
 
 
 BAD = [
@@ -160,6 +162,27 @@ BAD = [
         ["x.real", "arithmetic"],
     ),
     ({"formula": "ratio", "inputs": {"a": "x", "b": 1}, "published": "x", "at": {"x": []}}, ["'at'"]),
+]
+
+
+BAD += [
+    ({"published": "48.8"}, ["without quotes"]),
+    ({"published": True}, ["must be a number"]),
+    ({"published": [1]}, ["must be a number"]),
+    ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "roundign": "down"}, ["'roundign'", "'rounding' meant"]),
+    ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "decimals": "x"}, ["'decimals'", "whole number"]),
+    ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "rounding": "about .%"}, ["about .%"]),
+    ({"formula": "passes.all_gather", "inputs": {"stage": 9}}, ["IndexError"]),
+    ({"formula": "bytes_per_rank", "inputs": {"stage": 1, "Psi": 1, "N": 0}}, ["bytes_per_rank"]),
+    ({"formula": "ratio", "inputs": {"a": 1, "b": "d"}, "published": "d**d**d", "at": {"d": [99]}}, ["too large"]),
+    ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "published": "9**9**9**9", "at": {"d": [1]}}, ["too large"]),
+    ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "published": "'a'*9", "at": {"d": [1]}}, ["only numbers"]),
+    ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "published": "3(4)", "at": {"d": [1]}}, ["3(4)"]),
+    ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "published": "-" * 9000 + "1", "at": {"d": [1]}}, ["longer"]),
+    ({"formula": "ratio", "published": "1", "at": {"d": [None]}}, ["without quotes"]),
+    ({"formula": "ratio", "published": "d", "at": {"d": [None]}}, ["'at'"]),
+    ({"formula": "16*Psi", "inputs": {"Psi": 1e9}, "unit": "furlongs"}, ["furlongs"]),
+    ({"formula": "16*Psi", "inputs": {"Psi": 1e9}, "unit": "GB", "rounding": "banana"}, ["banana"]),
 ]
 
 
@@ -196,6 +219,9 @@ def test_the_command(tmp_path):
         ("[{]", ["not JSON", "line 1 column 3"]),
         ("{}", ["list of rows"]),
         ("[1]", ["row 1", "object"]),
+        ('[{"id": "a", "published": NaN}]', ["NaN is no number"]),
+        ('[{"id": "a", "published": 1e999}]', ["row 1 (a)", "too large"]),
+        ("[" * 100_000, ["nested too deeply"]),
         ('[{"id": "a"}]', ["row 1 (a)", "published"]),
         (None, ["none.json", "cannot be read"]),
     ],

@@ -22,8 +22,9 @@ def parse_json(text: str, what: str, **hooks: Any) -> Any:
     """Return what JSON text says; `hooks` are those of json.loads. Raises InputError, which begins with `what`."""
     try:
         return json.loads(text, **hooks)
-    except ValueError as error:
-        raise InputError(f"{what}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"{what}: not JSON ({reason})") from None
 
 
 def read_json(path: str, what: str) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class Subject:
     parameters: int
     active: int
     """Parameters that a token, or a row, meets."""
-    units: tuple[int, ...]
-    """Parameters of what is gathered at a time: a transformer's blocks, an MLP's layers."""
+    units: tuple[tuple[int, int], ...]
+    """(parameters, how many of them) of what is gathered at a time: a transformer's blocks, an MLP's layers."""
     model: Model | None = None
     widths: tuple[int, ...] = ()
     """Of an MLP, inputs first."""
@@ -193,15 +193,15 @@ def subject_of(model: Model) -> Subject:
     """
     if model.tensors is None:
         most = min(BUCKET, -(-model.parameters // UNKNOWN_LAYERS))
-        units = (most,) * (model.parameters // most)
-        units += (model.parameters % most,) if model.parameters % most else ()
+        whole, rest = divmod(model.parameters, most)
+        units = ((most, whole), (rest, 1)) if rest else ((most, whole),)
         return Subject(model.name, model.parameters, model.active_parameters, units, model, (), model.source)
     blocks: Counter[tuple[str, int]] = Counter()
     for tensor in model.tensors:
         head, star, _ = tensor.name.partition(".*")
         copies = tensor.copies[0] if star else 1
         blocks[head if star else tensor.module, copies] += tensor.size * tensor.times // copies
-    units = tuple(size for (_, copies), size in blocks.items() for _ in range(copies))
+    units = tuple((size, copies) for (_, copies), size in blocks.items())
     return Subject(model.name, model.parameters, model.active_parameters, units, model, (), model.source)
 
 
@@ -209,7 +209,7 @@ def mlp(widths: tuple[int, ...]) -> Subject:
     """Return an MLP as `train` has it, of these layer widths, inputs first. Raises InputError for what cannot be."""
     if len(widths) < 2 or not all(_whole(width, 1) for width in widths):
         raise InputError(f"widths: {widths!r} must be two whole numbers of 1 or more at least: inputs and outputs")
-    units = tuple(formulas.parameters(pair) for pair in pairwise(widths))
+    units = tuple((formulas.parameters(pair), 1) for pair in pairwise(widths))
     Psi = formulas.parameters(widths)
     return Subject(f"MLP {' x '.join(map(str, widths))}", Psi, Psi, units, None, widths, "the widths given")
 
@@ -264,7 +264,11 @@ class _Held:
 def _padded(subject: Subject, work: Workload) -> int:
     """Psi of one device's part of the model, each unit rounded up to a multiple of N."""
     N, t = work.ranks, work.tensor_parallel
-    return sum(-(-unit // (N * t)) * N for unit in subject.units)
+    return sum(-(-size // (N * t)) * N * times for size, times in subject.units)
+
+
+def _largest(subject: Subject) -> int:
+    return max(size for size, _ in subject.units)
 
 
 def _memory(subject: Subject, work: Workload, stage: int, offload: str) -> _Held:
@@ -331,9 +335,9 @@ def _checkpoints(subject: Subject, work: Workload) -> float:
 def _buffers(subject: Subject, work: Workload, stage: int) -> float:
     """Bytes of what is on its way: a bucket of gradients; at stage 3 also a gathered unit, and the next one."""
     w, g, _ = work.per_parameter()
-    largest = max(subject.units) / work.tensor_parallel
+    largest = _largest(subject) / work.tensor_parallel
     bucket = min(work.bucket or largest, subject.parameters / work.tensor_parallel)
-    reducing = min(g, 4) * bucket * (2 if work.overlap else 1)
+    reducing = g * bucket * (2 if work.overlap else 1)
     if stage < 3:
         return reducing
     ahead = (largest if work.prefetch is None else work.prefetch) if work.overlap else 0
@@ -358,10 +362,10 @@ def _largest_model(subject: Subject, machine: Machine, work: Workload, stage: in
 
 def _smallest_gpus(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> int | None:
     """Devices that would do, by bisection: more of them never need more memory each."""
-    t = work.tensor_parallel
+    t = work.tensor_parallel * max(1, work.secondary)
 
     def fits(ranks: int) -> bool:
-        held = _memory(subject, dataclasses.replace(work, gpus=ranks * t, secondary=0), stage, offload)
+        held = _memory(subject, dataclasses.replace(work, gpus=ranks * t), stage, offload)
         per_node = min(machine.network.ranks_per_node, ranks * t)
         return (
             held.total <= work.usable * machine.memory
@@ -405,8 +409,8 @@ def _traffic(subject: Subject, work: Workload, stage: int, offload: str) -> dict
         share = 1.0 if work.recompute == "full" else 2 / 3
         tensor = float(w * elements * share * (t - 1) / t)
     host = nvme = 0.0
-    if places["optimizer"]:
-        host += float(formulas.offload_traffic(Psi / N, w))
+    if places["optimizer"]:  # out go the gradients, of each micro-step where they do not stay, and in the parameters
+        host += float(formulas.offload_traffic(Psi / N, w)) * ((k + 1) / 2 if stage >= 2 else 1)
     if places["optimizer"] == "nvme":
         nvme += 2.0 * work.per_parameter()[2] * Psi / N
     if work.checkpoints == "cpu":
@@ -428,15 +432,15 @@ def _seconds(
     peak = machine.flops_fp32 if work.precision == "fp32" else machine.flops
     compute = operations / (peak * work.efficiency)
     update = _update(subject, machine, work, stage, offload)
-    network, t = machine.network, work.tensor_parallel
-    alpha, bandwidth = _link(machine, work)
-    passes = sum((2 if verb == "all_reduce" else 1) * n for verb, n in formulas.passes(stage, work.grad_accum).items())
-    buckets = max(1.0, subject.parameters / t / work.bucket) if work.bucket and stage < 3 else len(subject.units)
-    far, near = _data_parallel(subject, work, stage)
-    data = far / bandwidth + near / network.bandwidth_inside + passes * buckets * alpha
-    behind = _behind(stage, work)
-    hidden = min(data * behind, compute * (2 / 3 if stage < 3 else 1)) if work.overlap else 0.0
-    tensor = traffic["tensor_parallel"] / network.bandwidth_inside
+    network = machine.network
+    sending = _sending(subject, machine, work, stage)
+    hidden = 0.0
+    if work.overlap:  # gradients behind the backward pass, what is gathered behind the pass that uses it
+        behind = {"forward": compute / 3, "backward": 2 * compute / 3}
+        hidden = sum(min(seconds, behind[phase]) for phase, seconds in sending.items())
+    data = sum(sending.values())
+    near = work.tensor_parallel <= network.ranks_per_node
+    tensor = traffic["tensor_parallel"] / (network.bandwidth_inside if near else network.bandwidth_between)
     per_node = min(network.ranks_per_node, work.gpus)
     moving = traffic["host"] / machine.host_bandwidth + traffic["nvme"] * per_node / machine.nvme_bandwidth
     moved_hidden = min(moving / 2, max(0.0, compute - hidden)) if work.overlap else 0.0
@@ -483,10 +487,30 @@ def _link(machine: Machine, work: Workload) -> tuple[float, float]:
     return alpha, min(network.bandwidth_inside, network.links * network.bandwidth_between / sharing)
 
 
-def _behind(stage: int, work: Workload) -> float:
-    """The share of the data-parallel traffic that can go on while gradients or layers are computed."""
-    k = work.grad_accum
-    return [1.0, 1 / 2, k / (k + 1), 1.0][stage]
+def _sending(subject: Subject, machine: Machine, work: Workload, stage: int) -> dict[str, float]:
+    """Seconds of the data-parallel ranks' traffic, by the pass of the model that it belongs to.
+
+    A stage that gathers once does so for the next forward pass; stage 3 gathers in both passes. With accumulation, what
+    is reduced or gathered in each micro-step takes its time in each of them.
+    """
+    k, t = work.grad_accum, work.tensor_parallel
+    alpha, bandwidth = _link(machine, work)
+    buckets = sum(times for _, times in subject.units)
+    if work.bucket and stage < 3:
+        buckets = max(1, -(-subject.parameters // (t * work.bucket)))
+    far, near = _data_parallel(subject, work, stage)
+    inside = machine.network.bandwidth_inside if work.secondary <= machine.network.ranks_per_node else bandwidth
+    passes = formulas.passes(stage, k)
+    reduced = passes.get("all_reduce", 0) * 2 + passes.get("reduce_scatter", 0)
+    gathered = passes.get("all_gather", 0)
+    each = far / (reduced + gathered) / bandwidth + buckets * alpha
+    if stage < 3:
+        return {"backward": reduced * each, "forward": gathered * each}
+    if work.secondary:
+        far_passes = reduced + gathered / 2
+        each = far / far_passes / bandwidth + buckets * alpha
+        return {"backward": reduced * each + near / inside + k * buckets * alpha, "forward": gathered / 2 * each}
+    return {"backward": (reduced + gathered / 2) * each, "forward": gathered / 2 * each}
 
 
 def _update(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> float:

@@ -17,15 +17,19 @@ shown and not evaluated. `published` may also be a formula, such as "6 + 12 / d"
 """
 
 import ast
+import difflib
 import functools
 import inspect
 import json
 import math
 import re
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import resources
 from typing import Any
+
+import numpy as np
 
 from zerosim import formulas
 from zerosim.errors import InputError
@@ -63,6 +67,8 @@ NOT_FORMULAS = ("measurement", "setting", "definition")
 
 _KEYS = {"id": str, "source": str, "place": str, "quantity": str, "formula": str, "inputs": dict, "unit": str}
 _KEYS |= {"rounding": str, "misprint": str, "note": str, "at": dict}
+_OTHERS = {"published", "decimals", "recomputed", "agrees", "text_read"}
+"""Keys of other types; the last three are what a file may say besides."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,12 @@ def _dataset(name: str) -> str:
     return (resources.files("zerosim") / "datasets" / name).read_text(encoding="utf-8")
 
 
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
 def _rows(text: str, what: str) -> list[dict[str, Any]]:
-    whole = parse_json(text, what, parse_float=Printed, parse_int=Printed)
+    whole = parse_json(text, what, parse_float=Printed, parse_int=Printed, parse_constant=_no_number)
     rows = whole.get("rows") if isinstance(whole, dict) else whole
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{what}: it must hold a list of rows, or an object with such a list as 'rows'")
@@ -114,12 +124,29 @@ def _rows(text: str, what: str) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise InputError(f"{what}: row {number} must be an object")
         where = f"{what}: row {number} ({row.get('id', 'without an id')})"
+        for key in row.keys() - _KEYS.keys() - _OTHERS:
+            close = difflib.get_close_matches(key, [*_KEYS, *_OTHERS], 1)
+            raise InputError(f"{where}: {key!r} is not understood" + (f"; is {close[0]!r} meant?" if close else ""))
         for key in row.keys() & _KEYS.keys():
             if not isinstance(row[key], _KEYS[key]) and row[key] is not None:
                 raise InputError(f"{where}: {key} must be {'an object' if _KEYS[key] is dict else 'text'}")
         if "published" not in row:
             raise InputError(f"{where}: 'published' is missing, the number that is printed")
+        _check_published(row["published"], row, where)
     return rows
+
+
+def _check_published(value: Any, row: dict[str, Any], where: str) -> None:
+    """A number, a formula, or null where nothing is printed; a row that says too little would agree with anything."""
+    if isinstance(value, bool) or not isinstance(value, (float, str, type(None))):
+        raise InputError(f"{where}: 'published' must be a number, or a formula as text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where}: the published number is too large")
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9.]+([eE][-+]?[0-9]+)?\s*", value):
+        raise InputError(f"{where}: the published number {value!r} must stand without quotes")
+    decimals = row.get("decimals")
+    if decimals is not None and not (isinstance(decimals, float) and decimals.is_integer() and abs(decimals) <= 30):
+        raise InputError(f"{where}: 'decimals' must be a whole number from -30 to 30")
 
 
 def check(rows: list[dict[str, Any]], what: str = "check") -> list[Verdict]:
@@ -132,18 +159,24 @@ def _verdict(row: dict[str, Any], where: str) -> Verdict:
     if name in NOT_FORMULAS or not name or published is None:
         return Verdict(row, None, "measured" if isinstance(published, float) else "text", row.get("note") or "")
     if not isinstance(published, float):
-        return _same_formula(row, where) if row.get("at") else Verdict(row, None, "text", row.get("note") or "")
-    unit = row.get("unit") or ""
+        if "at" not in row:
+            return Verdict(row, None, "text", row.get("note") or "")
+        return _explained(_same_formula(row, where))
+    computed, unit = _value(name, row.get("inputs") or {}, where), row.get("unit") or ""
     if unit not in UNITS:
         raise InputError(f"{where}: the unit {unit!r} is not known; known are {', '.join(filter(None, UNITS))}")
-    computed = _value(name, row.get("inputs") or {}, where) / UNITS[unit]
+    computed /= UNITS[unit]
     agrees, how = _compare(computed, published, row, where)
-    misprint = row.get("misprint") or ""
-    if misprint:
-        if agrees:
-            return Verdict(row, computed, "differs", "it is marked as a misprint, but agrees")
-        return Verdict(row, computed, "misprint", misprint)
-    return Verdict(row, computed, "agrees" if agrees else "differs", how)
+    return _explained(Verdict(row, computed, "agrees" if agrees else "differs", how))
+
+
+def _explained(found: Verdict) -> Verdict:
+    """The verdict on a row that may be marked as a misprint."""
+    if not found.row.get("misprint"):
+        return found
+    if found.status == "agrees":
+        return replace(found, status="differs", why="it is marked as a misprint, but agrees")
+    return replace(found, status="misprint", why=found.row["misprint"])
 
 
 def _value(name: str, inputs: dict[str, Any], where: str) -> float:
@@ -158,11 +191,12 @@ def _value(name: str, inputs: dict[str, Any], where: str) -> float:
         if names:
             raise InputError(f"{where}: {signature(function_name)}: {said} {', '.join(sorted(names))}")
     try:
-        value = function(**given)
+        with np.errstate(all="raise"):
+            value = function(**given)
         if part:
             value = value[part] if isinstance(value, dict) else getattr(value, part)
         number = float(value)
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, MemoryError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{where}: {name} cannot be evaluated with these inputs ({reason})") from None
     if not math.isfinite(number):
@@ -172,13 +206,12 @@ def _value(name: str, inputs: dict[str, Any], where: str) -> float:
 
 def _same_formula(row: dict[str, Any], where: str) -> Verdict:
     """Compare a published formula with ours, at each of the points that the row names."""
-    names, columns = list(row["at"]), [_plain(values) for values in row["at"].values()]
-    if not all(isinstance(column, list) and len(column) == len(columns[0]) > 0 for column in columns):
+    names, columns, given = list(row["at"] or ()), list((row["at"] or {}).values()), row.get("inputs") or {}
+    numbers = all(isinstance(column, list) and all(type(one) is Printed for one in column) for column in columns)
+    if not columns or not numbers or {len(column) for column in columns} - {len(columns[0]) or -1}:
         raise InputError(f"{where}: 'at' must have lists of numbers, equally long, such as {{\"d\": [1, 8, 64]}}")
     for point in (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)):
-        inputs = {
-            key: point.get(value, value) if isinstance(value, str) else value for key, value in row["inputs"].items()
-        }
+        inputs = {key: point.get(value, value) if isinstance(value, str) else value for key, value in given.items()}
         ours, theirs = _value(row["formula"], inputs, where), _arithmetic(row["published"], point, where)
         if not math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-300):
             at = ", ".join(f"{name} = {value:g}" for name, value in point.items())
@@ -196,18 +229,31 @@ _ALLOWED: tuple[type[ast.AST], ...] = (
     ast.Call,
 )
 _ALLOWED += (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Pow, ast.USub)
-_FUNCTIONS = {"lg": math.log2, "ceil": math.ceil, "floor": math.floor, "sqrt": math.sqrt}
+_LONGEST = 500
+_FUNCTIONS: dict[str, Any] = {"lg": math.log2, "ceil": math.ceil, "floor": math.floor, "sqrt": math.sqrt}
 
 
 def _arithmetic(text: str, names: dict[str, Any], where: str) -> float:
     """The value of a formula as text: numbers, names, + - * / // **, and lg, ceil, floor, sqrt."""
     try:
-        tree = ast.parse(text, mode="eval")
-        if not all(isinstance(node, _ALLOWED) for node in ast.walk(tree)):
-            raise ValueError("only arithmetic is understood")
-        return float(eval(compile(tree, "formula", "eval"), {"__builtins__": {}}, _FUNCTIONS | names))
-    except (SyntaxError, NameError, TypeError, ValueError, ArithmeticError) as error:
-        raise InputError(f"{where}: the published formula {text!r} cannot be evaluated ({error})") from None
+        if len(text) > _LONGEST:
+            raise ValueError(f"it is longer than {_LONGEST} characters")
+        with warnings.catch_warnings(action="error"):
+            tree = ast.parse(text, mode="eval")
+            for node in ast.walk(tree):
+                if not isinstance(node, _ALLOWED):
+                    raise ValueError("only arithmetic is understood")
+                if isinstance(node, ast.Constant):  # whole numbers have no limit, and their powers no end
+                    if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
+                        raise ValueError("only numbers are understood")
+                    node.value = float(node.value)
+            code = compile(tree, "formula", "eval")
+        values: dict[str, Any] = {name: float(value) for name, value in names.items()}
+        return float(eval(code, {"__builtins__": {}}, _FUNCTIONS | values))
+    except (SyntaxError, NameError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+        said = text if len(text) < 60 else f"{text[:60]}…"
+        reason = "the number is too large" if isinstance(error, OverflowError) else error
+        raise InputError(f"{where}: the published formula {said!r} cannot be evaluated ({reason})") from None
 
 
 def _plain(value: Any) -> Any:
@@ -223,7 +269,7 @@ def _compare(computed: float, published: float, row: dict[str, Any], where: str)
     step = _step(published, row.get("decimals"))
     slack = 1e-9 * max(abs(computed), abs(published))
     off = f"{100 * (computed / published - 1):+.2g} %" if published else ""
-    if about := re.fullmatch(r"about ([0-9.]+) ?%", rounding):
+    if about := re.fullmatch(r"about ([0-9]+(?:\.[0-9]+)?) ?%", rounding):
         return abs(computed - published) <= float(about[1]) / 100 * abs(published) + slack, ""
     agreements = {
         "nearest": abs(computed - published) <= step / 2 + slack,
@@ -276,7 +322,8 @@ def signature(name: str) -> str:
 
 def _adapted(row: dict[str, Any]) -> dict[str, Any]:
     """The row in our words, if its formula is one of those that papers write."""
-    written = [entry for entry in _written() if entry["text"] == row.get("formula") and _fits(entry, row)]
+    text = _close(row.get("formula") or "")
+    written = [entry for entry in _written() if _close(entry["text"]) == text and _fits(entry, row)]
     if not written:
         return row
     entry, inputs = written[0], row.get("inputs") or {}
@@ -285,7 +332,7 @@ def _adapted(row: dict[str, Any]) -> dict[str, Any]:
     names, times = entry.get("names", {}), entry.get("times", {})
     renamed = {names.get(key, key): value for key, value in inputs.items()}
     ours = {
-        key: _plain(value) * times.get(key, 1) if key in times else value
+        key: value * times[key] if key in times and isinstance(value, float) else value
         for key, value in renamed.items()
         if key is not None
     }
@@ -296,13 +343,18 @@ def _adapted(row: dict[str, Any]) -> dict[str, Any]:
         "unit": entry.get("unit") or _unit(row.get("unit") or ""),
         "rounding": entry.get("rounding") or rounding,
         "decimals": row.get("decimals", decimals),
-        "misprint": row.get("misprint") or (entry.get("misprint") if row.get("agrees") is False else None) or misprint,
+        "misprint": row.get("misprint") or (entry.get("misprint") if misprint else None) or misprint,
     }
 
 
 @functools.cache
 def _written() -> list[dict[str, Any]]:
     return json.loads(_dataset("written.json"))
+
+
+def _close(text: str) -> str:
+    """A formula without its blanks, which people set as they like."""
+    return re.sub(r"\s+", "", text)
 
 
 def _fits(entry: dict[str, Any], row: dict[str, Any]) -> bool:
@@ -314,7 +366,7 @@ def _unit(text: str) -> str:
     text = re.sub(r"\(.*", "", text).strip().removesuffix("aggregate").strip()
     text = {"B params": "billion", "M bytes": "bytes", "bytes/param": "bytes/parameter"}.get(text, text)
     text = text.removesuffix("/GPU")
-    return text if text in UNITS else ""
+    return "" if text in ("M", "M elements", "Psi elements", "msg", "sbh", "factor") else text
 
 
 def _rounding(row: dict[str, Any]) -> tuple[str, int | None, str | None]:
@@ -322,7 +374,7 @@ def _rounding(row: dict[str, Any]) -> tuple[str, int | None, str | None]:
     said, unit = row.get("rounding") or "", row.get("unit") or ""
     if said in AGREEMENTS or said.startswith("about "):
         return said, None, None
-    if row.get("agrees") is False:
+    if row.get("agrees") is False and "recomputed" in row:
         return "nearest", None, f"known to differ: {said}"
     if "(over)" in unit:
         return "over", None, None
@@ -332,7 +384,7 @@ def _rounding(row: dict[str, Any]) -> tuple[str, int | None, str | None]:
         return "limit", None, None
     if said == "ratio to bound":
         return "bound", None, None
-    if about := re.match(r"approx\(([0-9.]+)%\)", said):
+    if about := re.match(r"approx\(([0-9]+(?:\.[0-9]+)?)%\)", said):
         return f"about {math.ceil(float(about[1]))}%", None, None
     if "around" in said:
         return "about 15%", None, None
@@ -340,4 +392,5 @@ def _rounding(row: dict[str, Any]) -> tuple[str, int | None, str | None]:
         return "nearest", -2, None
     if re.fullmatch(r"[0-9.]+%", said):
         return "over", None, None
-    return {"truncated": "down"}.get(said, "nearest"), None, None
+    remark = said in ("", "rounded") or re.search("[0-9]", said)
+    return "down" if said == "truncated" else "nearest" if remark else said, None, None
