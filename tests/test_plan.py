@@ -94,10 +94,30 @@ def test_activations_shrink_with_recomputation_and_tensor_parallelism():
     none, selective, full = (held(recompute=how) for how in RECOMPUTE)
     assert none > selective > full
     assert selective > held(tensor_parallel=8) > held(tensor_parallel=8, sequence_parallel=True)
-    model, s = SUBJECTS[1].model, 4096
-    block = formulas.layer_activations(s, 1, model.hidden, model.heads)
-    after = formulas.logits(s, 1, model.hidden, model.vocab)
-    assert none == model.layers * block + after
+    model = SUBJECTS[0].model  # a GPT block is the paper's
+    one = plan(SUBJECTS[0], H100, Workload(gpus=64, recompute="none"), 1, "none")
+    block = formulas.layer_activations(1024, 1, model.hidden, model.heads)
+    after = formulas.logits(1024, 1, model.hidden, model.vocab)
+    assert one.bytes["activations"] == model.layers * block + after
+
+
+@pytest.mark.parametrize(
+    ("name", "each"),
+    [
+        ("gpt2-xl", 34),
+        ("bert-base", 34),
+        ("llama-2-7b", 10 + 8 + 6 * 11008 / 4096),
+        ("llama-3-70b", 10 + 4 + 4 / 8 + 6 * 28672 / 8192),
+        ("mixtral-8x7b", 10 + 4 + 4 / 4 + 2 * 6 * 14336 / 4096),
+        ("t5-3b", 10 + 2.5 + 1.5 * 8 * 4 + 4 * 16),  # half of its blocks attend twice, heads are four times as wide
+    ],
+)
+def test_activations_of_other_architectures(name, each):
+    """Bytes per token and h of a block, without the scores, counted by hand as Korthikanti et al. count GPT's."""
+    subject = subject_of(models.find(name))
+    one = plan(subject, H100, Workload(gpus=8, seq=512), 1, "none")
+    h, vocab, layers = subject.model.hidden, subject.model.vocab, subject.model.layers
+    assert one.bytes["activations"] == pytest.approx(512 * h * layers * each + formulas.logits(512, 1, h, vocab), abs=1)
 
 
 def test_partitioned_checkpoints():
@@ -156,7 +176,7 @@ def test_zeropp():
     ("settings", "words"),
     [
         ({"gpus": 10, "tensor_parallel": 4}, ["gpus", "10", "tensor_parallel 4"]),
-        ({"gpus": 0}, ["gpus", "1 or more"]),
+        ({"gpus": 0}, ["gpus", "from 1"]),
         ({"micro_batch": -1}, ["micro_batch"]),
         ({"seq": 0}, ["seq"]),
         ({"precision": "fp8"}, ["fp8", "bf16"]),
@@ -244,7 +264,7 @@ BAD = [
     (["--widths", "5"], ["widths"]),
     (["--widths", "5,x"], ["5,x"]),
     (["--model", "gpt2", "--gpus", "10", "--tensor-parallel", "4"], ["10", "4"]),
-    (["--model", "gpt2", "--gpus", "-1"], ["gpus", "1 or more"]),
+    (["--model", "gpt2", "--gpus", "-1"], ["gpus", "from 1"]),
     (["--model", "gpt2", "--memory=-80e9"], ["-80e9"]),
     (["--model", "gpt2", "--memory", "80 furlongs"], ["80 furlongs"]),
     (["--model", "gpt2", "--flops", "0"], ["flops"]),
@@ -255,6 +275,18 @@ BAD = [
     (["--model", "gpt2", "--out", "afile"], ["out", "afile"]),
     (["--model", "gpt2", "--optmizer", "adam"], ["--optimizer"]),
     (["--model", "gpt2", "--deepspeed", "none.json"], ["none.json"]),
+    (["--model", "gpt2", "--deepspeed", ""], ["cannot be read"]),
+    (["--model", "gpt2", "--out", ""], ["out"]),
+    (["--model", "deep.json"], ["deep.json", "nested too deeply"]),
+    (["--model", "gpt2", "--gpus", "9" * 400], ["gpus", "1,000,000,000"]),
+    (["--model", "gpt2", "--links", "9" * 400], ["links"]),
+    (["--model", "gpt2", "--bandwidth-between", "inf"], ["bandwidth_between"]),
+    (["--model", "gpt2", "--flops", "1e-300"], ["flops"]),
+    (["--model", "gpt2", "--efficiency", "1e-320"], ["efficiency"]),
+    (["--model", "gpt2-xl", "--gpus", "8", "--tensor-parallel", "8"], ["25 heads", "8"]),
+    (["--widths", "64,10", "--gpus", "8", "--tensor-parallel", "8"], ["tensor_parallel"]),
+    (["--widths", f"64,{'9' * 5000}"], ["widths"]),
+    (["--model", "gpt2", "--micro-batch", "2", "--grad-accum", "2", "--batch-size", "512"], ["two of the three"]),
 ]
 
 
@@ -262,6 +294,7 @@ BAD = [
 def test_bad_input(tmp_path, words, expected):
     (tmp_path / "afile").touch()
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "unknown.json").write_text('{"model_type": "mamba"}')
     done = run_zerosim(0, "plan", *words, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -298,8 +331,35 @@ def test_a_deepspeed_configuration(tmp_path):
     small = sum(tensor.size * tensor.times for tensor in models.find("gpt2").tensors if tensor.size < 1000)
     assert work["persistence"] == small > 0
     assert (report["deepspeed"]["stage"], report["deepspeed"]["offload"]) == (3, "optimizer:cpu")
-    assert report["deepspeed"]["not_used"] == ["wall_clock_breakdown"]
+    assert report["deepspeed"]["not_used"] == ["optimizer.params.lr", "wall_clock_breakdown"]
     assert run_plan(tmp_path, *words, "--precision", "fp16", "--grad-accum", "1")["workload"]["grad_accum"] == 1
     done = run_zerosim(0, "plan", *words, cwd=tmp_path)
     assert "3 *" in done.stdout
     assert "wall_clock_breakdown" in done.stdout
+
+
+def test_bad_input_under_mpirun(tmp_path):
+    """What the first rank alone finds out, all ranks hear of."""
+    for words in (["--model", "none.json"], ["--model", "gpt2", "--gpus", "0"]):
+        done = run_zerosim(3, "plan", *words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_sizes_without_end_are_planned(tmp_path):
+    for words in (["--parameters", "1e24"], ["--layers", "100000000", "--hidden", "8", "--heads", "2"]):
+        report = run_plan(tmp_path, *words, "--gpus", "1000000")
+        assert report["plans"][0]["bytes"]["total"] > 0
+
+
+def test_values_left_to_be_filled_in(tmp_path):
+    """Hugging Face's "auto" is said to be open, and leaves the precision to the flags."""
+    config = {"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}, "bf16": {"enabled": "auto"}}
+    (tmp_path / "auto.json").write_text(json.dumps(config))
+    report = run_plan(tmp_path, "--model", "gpt2", "--gpus", "8", "--deepspeed", "auto.json")
+    assert report["workload"]["precision"] == "bf16"
+    assert report["deepspeed"]["auto"] == ["zero_optimization.reduce_bucket_size", "bf16.enabled"]
+    config = {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}, "bf16": {"enabled": True}}
+    (tmp_path / "own.json").write_text(json.dumps(config))
+    report = run_plan(tmp_path, "--model", "gpt2", "--gpus", "8", "--deepspeed", "own.json")
+    assert (report["plans"][-1]["stage"], report["plans"][-1]["offload"]) == (3, "parameters:cpu")

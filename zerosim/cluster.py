@@ -50,7 +50,7 @@ class Cluster:
                 raise InputError(f"cluster {self.name}: {field.name} is {value!r}; it must be a whole number from 1")
             if field.type is float:
                 least = "0 or more" if field.name.startswith("alpha") else "more than 0"
-                number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+                number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
                 if not number or value < 0 or (value == 0 and least != "0 or more"):
                     raise InputError(f"cluster {self.name}: {field.name} is {value!r}; it must be a number, {least}")
 

@@ -442,18 +442,27 @@ def layer_activations(
     t: Number = 1,
     sequence_parallel: bool = False,
     recompute: str = "none",
+    query: Number = 1,
+    kv: Number = 1,
+    ffn: Number = 4,
+    matrices: Number = 2,
+    cross: Number = 0,
 ) -> Number:
     """Bytes of activations of a transformer block in 16-bit precision; recompute "none", "selective" or "full".
 
     34 s b h + 5 a s^2 b; tensor parallelism cuts all but 10 s b h by t, sequence parallelism those too; selective
     recomputation leaves 5 a s^2 b away, a full one keeps the block's input, 2 s b h (Korthikanti et al., Reducing
     Activation Recomputation in Large Transformer Models, arXiv:2205.05198, table 2 and equations 1 to 6).
+
+    That is a GPT block. By the same count (section 4.1) for others: queries of width `query` h, keys and values of
+    width `kv` h, a feed-forward part of width `ffn` h (of all experts that a token meets) with 2 `matrices`, or 3 if it
+    is gated, and a share `cross` of blocks that attend to an encoder too.
     """
     if recompute == "full":
         return 2 * s * b * h
     scores = {"none": 5 * a * s / h, "selective": 0}[recompute]
-    whole = 0 if sequence_parallel else 10
-    return s * b * h * (whole + (34 - whole + scores) / t)
+    whole, cut = 10 + 5 * cross, (1 + cross) * (4 * query + 4 * kv + scores) + 2 * matrices * ffn
+    return s * b * h * ((whole + cut) / t if sequence_parallel else whole + cut / t)
 
 
 def logits(s: Number, b: Number, h: Number, vocab: Number, t: Number = 1) -> Number:

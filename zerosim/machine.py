@@ -42,9 +42,9 @@ class Machine:
                 isinstance(value, (int, float))
                 and not isinstance(value, bool)
                 and math.isfinite(value)
-                and (value > 0 or (value == 0 and field.name in ("nvme", "host_memory")))
+                and (value >= 1 or (value == 0 and field.name in ("nvme", "host_memory")))
             ):
-                raise InputError(f"{field.name}: {value!r} must be a number above 0")
+                raise InputError(f"{field.name}: {value!r} must be a finite number above 0")
 
     def asdict(self) -> dict[str, Any]:
         """Return the fields as JSON takes them."""
@@ -64,12 +64,13 @@ MACHINES = {
             flops_fp32=15.7e12,
             memory_bandwidth=900e9,
             host_memory=1.5e12,
-            host_bandwidth=12e9,
+            host_bandwidth=3e9,
             host_memory_bandwidth=256e9,
             nvme=28e12,
             nvme_bandwidth=28e9,
-            source="16 V100 of 32 GB (NVIDIA: 125 TFLOPS, 15.7 in fp32, 900 GB/s); 12 GB/s over PCIe, 1.5 TB of memory "
-            f"and 28 TB of NVMe at 28 GB/s per node as in ZeRO-Infinity (arXiv:2104.07857). {_HOST}",
+            source="16 V100 of 32 GB (NVIDIA: 125 TFLOPS, 15.7 in fp32, 900 GB/s); 3 GB/s per device over PCIe with "
+            "all at work, 1.5 TB of memory and 28 TB of NVMe at 28 GB/s per node: ZeRO-Infinity, arXiv:2104.07857. "
+            f"{_HOST}",
         ),
         Machine(
             "dgx-a100",

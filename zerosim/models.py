@@ -73,6 +73,12 @@ class Model:
     """Heads of queries."""
     kv_heads: int | None = None
     """Heads of keys and values: fewer than `heads` in grouped-query attention, else as many."""
+    head_dim: int | None = None
+    """Width of a head."""
+    gated: bool = False
+    """Whether the feed-forward network has three matrices."""
+    cross_layers: int = 0
+    """Blocks that attend to an encoder besides."""
     ffn: int | None = None
     """Width inside the feed-forward network, or inside one expert."""
     vocab: int | None = None
@@ -550,6 +556,9 @@ def _build(name: str, source: str, kind: str, sizes: Mapping[str, Any]) -> Model
         hidden=sizes["hidden"],
         heads=sizes["heads"],
         kv_heads=sizes.get("kv_heads") or sizes["heads"],
+        head_dim=sizes.get("head_dim") or (sizes["hidden"] // sizes["heads"] if sizes["heads"] else None),
+        gated=any(tensor.module.endswith(("up_proj", "w3", "wi_1")) for tensor in tensors),
+        cross_layers=sum(tensor.times for tensor in tensors if tensor.module.endswith("EncDecAttention.q")),
         ffn=sizes["ffn"] or 4 * sizes["hidden"],
         vocab=sizes["vocab"],
         seq=sizes["seq"],

@@ -22,17 +22,17 @@ CHECKPOINTS = ("whole", "partitioned", "cpu")
 VARIANTS = (
     (0, "none"),
     (1, "none"),
-    (1, "optimizer:cpu"),
     (2, "none"),
-    (2, "optimizer:cpu"),
     (3, "none"),
+    (1, "optimizer:cpu"),
+    (2, "optimizer:cpu"),
     (3, "optimizer:cpu"),
-    (3, "optimizer:nvme"),
     (3, "optimizer:cpu,parameters:cpu"),
+    (3, "optimizer:nvme"),
     (3, "optimizer:nvme,parameters:cpu"),
     (3, "optimizer:nvme,parameters:nvme"),
 )
-"""(stage, what is offloaded where): what DeepSpeed can do."""
+"""(stage, what is offloaded where), the simpler first: whatever stays on the devices, then what their hosts hold."""
 
 ALIKE = 0.1
 """Predicted times that differ by less than this share are taken as equal."""
@@ -41,6 +41,9 @@ BUCKET = 500_000_000
 """Elements of DeepSpeed's buckets, if a configuration does not say otherwise (deepspeed/runtime/zero/config.py)."""
 
 UNKNOWN_LAYERS = 32
+
+MOST = {"gpus": 10**9, "tensor_parallel": 10**6, "micro_batch": 10**9, "grad_accum": 10**9, "seq": 10**9}
+"""Sizes beyond these were mistyped."""
 
 _DEVICES = 2**24
 """The most devices that the smallest number is looked for among."""
@@ -98,14 +101,13 @@ class Workload:
     """Elements that stage 3 has gathered ahead; None: as many as the largest unit has."""
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "tensor_parallel", "micro_batch", "grad_accum"):
-            if not _whole(getattr(self, name), 1):
-                raise InputError(f"{name}: {getattr(self, name)!r} must be a whole number of 1 or more")
-        if self.seq is not None and not _whole(self.seq, 1):
-            raise InputError(f"seq: {self.seq!r} must be a whole number of 1 or more")
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            if not (_whole(value, 1) and value <= most) and not (name == "seq" and value is None):
+                raise InputError(f"{name}: {_brief(value)} must be a whole number from 1 to {most:,}")
         for name in ("bucket", "secondary", "persistence"):
-            if not _whole(getattr(self, name), 0):
-                raise InputError(f"{name}: {getattr(self, name)!r} must be a whole number of 0 or more")
+            if not (_whole(getattr(self, name), 0) and getattr(self, name) <= 10**15):
+                raise InputError(f"{name}: {_brief(getattr(self, name))} must be a whole number from 0 to 1e15")
         for name, known in (
             ("precision", ("fp32", "fp16", "bf16")),
             ("optimizer", tuple(formulas.MOMENTS)),
@@ -118,8 +120,8 @@ class Workload:
         if self.checkpoints != "whole" and self.recompute != "full":
             raise InputError(f"checkpoints: {self.checkpoints} needs recompute full: there are none without it")
         for name in ("efficiency", "usable"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name}: {getattr(self, name)!r} must be above 0 and at most 1")
+            if not 0.001 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: {getattr(self, name)!r} must be from 0.001 to 1")
         if self.gpus % self.tensor_parallel:
             raise InputError(
                 f"gpus: {self.gpus} cannot be divided by tensor_parallel {self.tensor_parallel}; "
@@ -178,6 +180,11 @@ class Plan:
         }
 
 
+def _brief(value: Any) -> str:
+    text = str(value) if isinstance(value, float) or not isinstance(value, int) or abs(value) < 10**30 else "that"
+    return text if len(text) < 40 else f"{text[:40]}…"
+
+
 def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -194,7 +201,7 @@ def subject_of(model: Model) -> Subject:
     if model.tensors is None:
         most = min(BUCKET, -(-model.parameters // UNKNOWN_LAYERS))
         whole, rest = divmod(model.parameters, most)
-        units = ((most, whole), (rest, 1)) if rest else ((most, whole),)
+        units: tuple[tuple[int, int], ...] = ((most, whole),) + (((rest, 1),) if rest else ())
         return Subject(model.name, model.parameters, model.active_parameters, units, model, (), model.source)
     blocks: Counter[tuple[str, int]] = Counter()
     for tensor in model.tensors:
@@ -217,9 +224,14 @@ def mlp(widths: tuple[int, ...]) -> Subject:
 # one plan ------------------------------------------------------------------------------------------------------------
 
 
-def plans(subject: Subject, machine: Machine, work: Workload) -> list[Plan]:
-    """Return a plan for each of `VARIANTS`."""
-    return [plan(subject, machine, work, stage, offload) for stage, offload in VARIANTS]
+def plans(subject: Subject, machine: Machine, work: Workload, more: tuple[tuple[int, str], ...] = ()) -> list[Plan]:
+    """Return a plan for each of `VARIANTS`, and `more` of their form. Raises InputError for what cannot be shared."""
+    model, t = subject.model, work.tensor_parallel
+    if t > 1 and subject.widths:
+        raise InputError(f"tensor_parallel: {t} devices cannot share an MLP's layers here")
+    if t > 1 and model and model.heads and model.heads % t:
+        raise InputError(f"tensor_parallel: {t} devices cannot share {model.heads} heads; it must divide them")
+    return [plan(subject, machine, work, *which) for which in dict.fromkeys((*VARIANTS, *more))]
 
 
 def plan(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> Plan:
@@ -309,12 +321,28 @@ def _activations(subject: Subject, work: Workload) -> float | None:
     if subject.widths:
         return float(w * b * sum(subject.widths))
     model, s = subject.model, _sequence(subject, work)
-    if model is None or s is None or not (model.layers and model.hidden and model.heads):
+    if model is None or s is None or not (model.layers and model.hidden):
         return None
-    h, a, t = model.hidden, model.heads, work.tensor_parallel
+    if work.recompute == "none" and not model.heads:
+        return None  # the scores of each head
+    h, t, heads, head = model.hidden, work.tensor_parallel, model.heads or 1, model.head_dim or model.hidden
 
     def block(recompute: str) -> float:
-        return formulas.layer_activations(s, b, h, a, t, work.sequence_parallel, recompute) * w / 2
+        nbytes = formulas.layer_activations(
+            s,
+            b,
+            h,
+            heads,
+            t,
+            work.sequence_parallel,
+            recompute,
+            query=heads * head / h,
+            kv=(model.kv_heads or heads) * head / h,
+            ffn=(model.ffn or 4 * h) * (model.experts_per_token or 1) / h,
+            matrices=3 if model.gated else 2,
+            cross=model.cross_layers / (model.layers or 1),
+        )
+        return nbytes * w / 2
 
     logits = formulas.logits(s, b, h, model.vocab, t) if model.vocab else 0.0
     if work.recompute != "full":
@@ -466,8 +494,8 @@ def _operations(subject: Subject, work: Workload) -> float | None:
     tokens = k * b * s
     operations = float(formulas.flops(subject.active, tokens, full))
     if model and model.layers and model.hidden:
-        again = work.recompute != "none"
-        operations += float(formulas.attention_flops(model.layers, model.hidden, s, tokens, again))
+        again, width = work.recompute != "none", (model.heads or 1) * (model.head_dim or model.hidden)
+        operations += float(formulas.attention_flops(model.layers + model.cross_layers, width, s, tokens, again))
     return operations / t
 
 
@@ -536,22 +564,31 @@ def recommend(found: list[Plan]) -> tuple[Plan | None, str]:
     if not fitting:
         enough = [one for one in found if one.smallest_gpus]
         if not enough:
-            return None, "nothing fits, on any number of devices: make the micro-batch or the model smaller"
+            return None, "nothing fits, on any number of devices; what is left to change: " + CHANGES
         least = min(enough, key=lambda one: one.smallest_gpus or 0)
-        return None, (
-            f"nothing fits; the fewest devices that do are {least.smallest_gpus:,}, at stage {least.stage} with "
-            f"offload {least.offload}"
-        )
+        return None, f"nothing fits; the fewest devices that do are {least.smallest_gpus:,}, for {called(least)}"
     if any(one.seconds is None for one in fitting):
-        best = fitting[0]
-        return best, "the lowest stage that fits; the time of a step is not known"
+        return fitting[0], "the simplest that fits; the time of a step is not known"
     fastest = min(_total(one) for one in fitting)
     best = next(one for one in fitting if _total(one) <= (1 + ALIKE) * fastest)
-    if len(fitting) == 1:
-        return best, "the only one that fits"
-    simpler = [one for one in found[: found.index(best)] if not one.fits]
     reason = f"the simplest of those that fit and are within {100 * ALIKE:.0f} % of the fastest"
-    return best, reason + (f"; stage {simpler[-1].stage} does not fit: {simpler[-1].why_not}" if simpler else "")
+    if len(fitting) == 1:
+        reason = "the only one that fits"
+    if not (simpler := found[: found.index(best)]):
+        return best, reason
+    last = simpler[-1]
+    more = (
+        f"is {100 * (_total(last) / _total(best) - 1):.0f} % slower" if last.fits else f"does not fit: {last.why_not}"
+    )
+    return best, f"{reason}; {called(last)}, which is simpler, {more}"
+
+
+CHANGES = "--recompute full, --tensor-parallel, a smaller --seq, --micro-batch or --bucket"
+
+
+def called(one: Plan) -> str:
+    """A plan's name: "stage 3 with optimizer:cpu"."""
+    return f"stage {one.stage}" + (f" with {one.offload}" if one.offload != "none" else " without offload")
 
 
 def _total(one: Plan) -> float:

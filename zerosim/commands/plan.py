@@ -17,7 +17,7 @@ from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.machine import MACHINES, Machine
 from zerosim.models import PRESETS
-from zerosim.plan import CHECKPOINTS, RECOMPUTE, Plan, Subject, Workload, mlp, plans, recommend, subject_of
+from zerosim.plan import CHECKPOINTS, RECOMPUTE, Plan, Subject, Workload, called, mlp, plans, recommend, subject_of
 from zerosim.report import console_text, make_folder
 from zerosim.transport import Transport
 
@@ -31,7 +31,8 @@ _NETWORK = {
     "bandwidth_between": "bandwidth_between",
     "links": "links",
 }
-_DEVICE = ("memory", "flops", "host_memory", "host_bandwidth", "nvme", "nvme_bandwidth")
+_BYTES = ("memory", "host_memory", "nvme")
+_RATES = ("flops", "memory_bandwidth", "host_bandwidth", "host_memory_bandwidth", "nvme_bandwidth")
 _WORK = [field.name for field in dataclasses.fields(Workload)]
 
 
@@ -60,11 +61,13 @@ def add(commands: Commands) -> None:
     cluster.add_argument("--memory", metavar="BYTES", help="of a device: 80e9, 80GB, 80GiB (default: the cluster's)")
     cluster.add_argument("--gpus-per-node", type=int, metavar="M", help="devices on a node")
     cluster.add_argument("--flops", help="peak operations per second of a device", **number)
+    cluster.add_argument("--memory-bandwidth", help="bytes per second of a device's memory", **number)
     cluster.add_argument("--bandwidth-inside", help="bytes per second of a device inside its node", **number)
     cluster.add_argument("--bandwidth-between", help="bytes per second of a link between nodes", **number)
     cluster.add_argument("--links", type=int, metavar="K", help="such links per node")
     cluster.add_argument("--host-memory", metavar="BYTES", help="of a node")
     cluster.add_argument("--host-bandwidth", help="bytes per second between a device and its host", **number)
+    cluster.add_argument("--host-memory-bandwidth", help="bytes per second of a node's memory", **number)
     cluster.add_argument("--nvme", metavar="BYTES", help="of a node")
     cluster.add_argument("--nvme-bandwidth", help="bytes per second of a node's drives", **number)
 
@@ -116,7 +119,14 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     if arguments.csv and arguments.json:
         raise InputError("csv, json: both want standard output; give one of them (--out DIR writes both)")
     first = is_first(transport)
-    made = door_of(transport).agreed(lambda: _made(arguments) if first else None)
+    try:
+        made = door_of(transport).agreed(lambda: _made(arguments) if first else None)
+    except InputError:
+        raise
+    except BaseException:
+        if transport:
+            transport.abort()
+        raise
     if made is None:
         return
     report, found = made
@@ -134,12 +144,15 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
 
 def _made(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Plan]]:
     """The report and the plans in it. Raises InputError for what cannot be planned, or written."""
-    settings = deepspeed.read(arguments.deepspeed) if arguments.deepspeed else None
+    settings = None if arguments.deepspeed is None else deepspeed.read(arguments.deepspeed)
     subject, cluster = _subject(arguments), _machine(arguments)
     work = _workload(arguments, settings, subject)
     if arguments.out is not None:
+        if not arguments.out:
+            raise InputError("out: '' must be the name of a folder")
         make_folder(arguments.out, *FILES)
-    found = plans(subject, cluster, work)
+    chosen = ((settings.stage, _offload_of(settings)),) if settings else ()
+    found = plans(subject, cluster, work, chosen)
     return _report(subject, cluster, work, settings, found), found
 
 
@@ -164,8 +177,8 @@ def _subject(arguments: argparse.Namespace) -> Subject:
         return subject_of(models.from_count(_number("parameters", arguments.parameters)))
     if arguments.widths is not None:
         parts = [part.strip() for part in arguments.widths.split(",")]
-        if not all(part.isdecimal() for part in parts):
-            raise InputError(f"widths: {arguments.widths!r} must be whole numbers with commas between")
+        if not all(part.isdecimal() and len(part) < 10 for part in parts):
+            raise InputError(f"widths: {arguments.widths[:60]!r} must be whole numbers with commas between")
         return mlp(tuple(map(int, parts)))
     if "layers" not in shape or "hidden" not in shape:
         raise InputError("model: --layers and --hidden go together, and heads, vocab and ffn with them")
@@ -175,19 +188,20 @@ def _subject(arguments: argparse.Namespace) -> Subject:
 
 def _machine(arguments: argparse.Namespace) -> Machine:
     found = machine.find(arguments.cluster or "dgx-h100")
-    sizes = {"memory", "host_memory", "nvme"}
+    read = dict.fromkeys(_BYTES, _size) | dict.fromkeys(_RATES, _number)
     device: dict[str, Any] = {
-        name: (parse_size if name in sizes else lambda text, name=name: _number(name, text))(getattr(arguments, name))
-        for name in _DEVICE
-        if getattr(arguments, name) is not None
+        name: reader(name, text) for name, reader in read.items() if (text := getattr(arguments, name)) is not None
     }
     network: dict[str, Any] = {
         field: value if isinstance(value, int) else _number(flag, value)
         for flag, field in _NETWORK.items()
         if (value := getattr(arguments, flag)) is not None
     }
+    for field, value in network.items():
+        if value > 1e18:
+            raise InputError(f"{field}: it must be 1e18 at most")
     if "flops" in device:
-        device["flops_fp32"] = device["flops"] * found.flops_fp32 / found.flops
+        device["flops_fp32"] = device["flops"]
     return dataclasses.replace(found, network=dataclasses.replace(found.network, **network), **device)
 
 
@@ -196,6 +210,15 @@ def _number(name: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise InputError(f"{name}: {text!r} is no number; say 7.5e9, …") from None
+
+
+def _size(name: str, text: str) -> float:
+    if name != "memory" and text.strip() == "0":
+        return 0.0
+    try:
+        return parse_size(text)
+    except InputError as error:
+        raise InputError(f"{name}{str(error).removeprefix('bytes')}") from None
 
 
 def _workload(arguments: argparse.Namespace, settings: DeepSpeed | None, subject: Subject) -> Workload:
@@ -207,6 +230,8 @@ def _workload(arguments: argparse.Namespace, settings: DeepSpeed | None, subject
         given = _from_deepspeed(settings, subject, Workload(**sizes).ranks) | given
     work = Workload(**given)
     if arguments.batch_size is not None:
+        if arguments.micro_batch is not None and arguments.grad_accum is not None:
+            raise InputError("batch_size: it follows from --micro-batch and --grad-accum; give two of the three")
         work = _with_batch(work, arguments.batch_size, arguments.grad_accum is not None)
     return work
 
@@ -216,10 +241,12 @@ def _from_deepspeed(settings: DeepSpeed, subject: Subject, N: int) -> dict[str, 
     batch = (settings.train_batch_size, settings.micro_batch_size, settings.grad_accum)
     _, micro, accumulation = deepspeed.batch(settings, N) if any(batch) else (None, 1, 1)
     tensors = subject.model.tensors if subject.model else None
+    open_ = {name.partition(".")[0] for name in settings.auto}
+    precision = {} if open_ & {"fp16", "bf16", "bfloat16"} else {"precision": settings.precision}
     return {
+        **precision,
         "micro_batch": micro,
         "grad_accum": accumulation,
-        "precision": settings.precision,
         "optimizer": settings.optimizer or "adam",
         "convention": "deepspeed",
         "bucket": settings.reduce_bucket_size,
@@ -253,9 +280,10 @@ def _report(
     subject: Subject, cluster: Machine, work: Workload, settings: DeepSpeed | None, found: list[Plan]
 ) -> dict[str, Any]:
     best, reason = recommend(found)
-    if best is None and work.recompute != "full" and any(one.bytes["activations"] for one in found):
+    if (best is None or best.offload != "none") and work.recompute != "full" and found[0].bytes["activations"]:
         other, _ = recommend(plans(subject, cluster, dataclasses.replace(work, recompute="full")))
-        reason += f"; with --recompute full, stage {other.stage} with offload {other.offload} fits" if other else ""
+        if other and (best is None or not best.seconds or other.offload == "none"):
+            reason += f"; with --recompute full, {called(other)} is the answer"
     sizes = ("layers", "hidden", "heads", "vocab", "seq")
     model = {name: getattr(subject.model, name, None) for name in sizes} if subject.model else {}
     report: dict[str, Any] = {
@@ -278,10 +306,26 @@ def _report(
         report["deepspeed"] = {
             "stage": settings.stage,
             "offload": chosen,
-            "used": list(settings.given),
-            "not_used": list(settings.not_used),
+            "used": [name for name in settings.given if name in _USED],
+            "not_used": [name for name in settings.given if name not in _USED] + list(settings.not_used),
+            "auto": list(settings.auto),
         }
     return report
+
+
+_ZERO: tuple[str, ...] = (
+    "stage",
+    "reduce_bucket_size",
+    "overlap_comm",
+    "offload_optimizer.device",
+    "offload_param.device",
+)
+_ZERO += ("cpu_offload", "cpu_offload_params", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
+_ZERO += ("stage3_max_live_parameters", "zero_hpz_partition_size", "zero_quantized_weights")
+_USED = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer.type"}
+_USED |= {"fp16.enabled", "bf16.enabled", "bfloat16.enabled", "zero_optimization.zero_quantized_gradients"}
+_USED |= {f"zero_optimization.{name}" for name in _ZERO}
+"""Keys of DeepSpeed's that a plan depends on; clipping, for one, moves a few bytes."""
 
 
 def _offload_of(settings: DeepSpeed) -> str:
@@ -292,31 +336,40 @@ def _offload_of(settings: DeepSpeed) -> str:
 def _assumptions(subject: Subject, cluster: Machine, work: Workload) -> list[str]:
     w, g, K = work.per_parameter()
     peak = cluster.flops_fp32 if work.precision == "fp32" else cluster.flops
-    known = subject.widths or (subject.model and subject.model.layers and work.seq)
-    activations = (
-        f"activations: micro-batch {work.micro_batch}"
-        + ("" if subject.widths else f", {work.seq} tokens, recomputation {work.recompute} (Korthikanti et al.)")
-        + ("" if work.checkpoints == "whole" else f", checkpoints {work.checkpoints}")
-        if known
-        else "activations: not known, and left out; give --model, or --layers, --hidden and --heads"
+    model, network = subject.model, cluster.network
+    tokens = "rows" if subject.widths else f"{work.seq} tokens" if work.seq else "no --seq"
+    known = bool(subject.widths or (model and model.layers and work.seq and (model.heads or work.recompute != "none")))
+    counted = "--convention " + work.convention if work.precision != "fp32" else "fp32 needs no master copy"
+    buckets = ("two buckets of {} parameters" if work.overlap else "a bucket of {} parameters").format(
+        f"{work.bucket:,}" if work.bucket else "the largest layer's"
     )
-    network = cluster.network
+    layers = "two layers" if work.overlap else "a layer"
     return [
-        f"states: {w} + {g} + {K} bytes per parameter, gradient and optimizer states (--convention {work.convention})",
-        activations,
-        f"buffers: {'two buckets' if work.overlap else 'a bucket'} of gradients; at stage 3 also "
-        f"{'two layers' if work.overlap else 'a layer'} gathered"
-        + ("" if subject.widths or (subject.model and subject.model.tensors) else "; layers taken as 32 equal ones"),
+        f"states: {w} + {g} + {K} bytes per parameter, gradient and optimizer states ({counted})",
+        f"activations: micro-batch {work.micro_batch}, {tokens}"
+        + (
+            ""
+            if subject.widths
+            else f", recompute {work.recompute}, checkpoints {work.checkpoints}; Korthikanti et al."
+        )
+        if known
+        else "activations: NOT KNOWN, and left out; they need --seq, --layers, --hidden, without recomputation --heads",
+        f"buffers: {buckets}; at stage 3 also {layers} gathered"
+        + ("" if subject.widths or (model and model.tensors) else "; layers taken as equal, 32 or more"),
         f"{100 * work.usable:.0f} % of memory is the model's (--usable)",
         f"computing: {100 * work.efficiency:.0f} % of {peak / 1e12:g} TFLOPS (--efficiency, --flops)"
-        + ("" if work.seq or subject.widths else "; operations are not known without --seq")
-        + ("" if known else "; attention's own left out"),
+        + ("" if work.seq or subject.widths else "; operations are not known without --seq"),
         f"sending: rings at {network.bandwidth_inside / 1e9:g} GB/s inside nodes of {network.ranks_per_node}, "
-        f"{network.links} links of {network.bandwidth_between / 1e9:g} GB/s between (--cluster)",
-        "sending while computing: gradients behind the backward pass, stage 3's layers behind both (--no-overlap)"
+        f"{network.links} links of {network.bandwidth_between / 1e9:g} GB/s between (--bandwidth-inside, "
+        "--bandwidth-between, --links)",
+        f"updating: {cluster.memory_bandwidth / 1e9:g} GB/s of a device's memory, "
+        f"{cluster.host_memory_bandwidth / 1e9:g} of a node's; offload: {cluster.host_bandwidth / 1e9:g} GB/s per "
+        f"device, {cluster.nvme_bandwidth / 1e9:g} of a node's NVMe (--memory-bandwidth, --host-memory-bandwidth, …)",
+        "hidden: gradients behind the backward pass, what is gathered behind the pass that uses it, half of the "
+        "offload (--no-overlap)"
         if work.overlap
-        else "nothing is sent while computing (--overlap)",
-        "not in it: pipeline parallelism, loading data, checkpoints, what a failure costs",
+        else "hidden: nothing (--overlap)",
+        "not in it: pipeline parallelism, loading data, writing checkpoints, what a failure costs",
     ]
 
 
@@ -344,7 +397,8 @@ def _text(report: dict[str, Any], found: list[Plan]) -> str:
     for one in found:
         cells = [one.bytes[name] for name in (*_HEAD, "total")] + [sum(one.traffic.values())]
         shown = ["?" if value is None else _figure(value / divisor) for value in cells]
-        memory.add_row(mark(one), _short(one.offload), *shown, "yes" if one.fits else "no")
+        fits = "no" if not one.fits else "yes" if None not in cells else "yes?"
+        memory.add_row(mark(one), _short(one.offload), *shown, fits)
         names = ("compute", "optimizer", "communication", "offload", "hidden", "total")
         parts = [_figure(one.seconds[name] / second) if one.seconds else "?" for name in names]
         least = "none" if one.smallest_gpus is None else f"{one.smallest_gpus:,}"
@@ -359,7 +413,7 @@ def _text(report: dict[str, Any], found: list[Plan]) -> str:
         + f"; {work['gpus']:,} devices of {_figure(report['cluster']['memory'] / 1e9)} GB ({report['cluster']['name']})"
         + f", {ranks:,} data-parallel ranks; {work['precision']}, {work['optimizer']}; "
         f"{work['micro_batch'] * work['grad_accum'] * ranks:,} {rows} per step.",
-        f"Per device, in {unit}; sent: per step, in {unit}:",
+        f"Per device, in {unit}; sent per step, to other devices, the host and NVMe and back, in {unit}:",
         memory,
         f"A step's {clock}: compute, update, communicate, offload, less what is hidden; the largest model that fits, "
         "with these activations; the fewest devices that do:",
@@ -371,6 +425,8 @@ def _text(report: dict[str, Any], found: list[Plan]) -> str:
     ]
     if yours:
         parts += [f"* the configuration's own. Not used of it: {', '.join(yours['not_used']) or 'nothing'}."]
+        if yours["auto"]:
+            parts += [f"Left to be filled in (auto), and planned as the flags say: {', '.join(yours['auto'])}."]
     return console_text(*parts)
 
 

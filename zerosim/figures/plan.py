@@ -25,9 +25,9 @@ def plan(report: dict[str, Any]) -> "Figure":
     if timed:
         _time(axes[1][0], rows)
     names = [f"stage {row['stage']}\n{_lines(row['offload'])}" for row in rows]
-    axes[-1][0].set_xticks(range(len(rows)), names, fontsize=9)
+    axes[-1][0].set_xticks(range(len(rows)), names, fontsize=8)
     axes[0][0].set_title(
-        f"{model['name']}: {model['parameters']:,} parameters on {work['gpus']:,} devices "
+        f"{model['name']} ({model['parameters']:,} parameters) on {work['gpus']:,} devices "
         f"({report['cluster']['name']}), {work['precision']}, {work['optimizer']}",
         loc="left",
         fontsize=11,
