@@ -363,3 +363,28 @@ def test_values_left_to_be_filled_in(tmp_path):
     (tmp_path / "own.json").write_text(json.dumps(config))
     report = run_plan(tmp_path, "--model", "gpt2", "--gpus", "8", "--deepspeed", "own.json")
     assert (report["plans"][-1]["stage"], report["plans"][-1]["offload"]) == (3, "parameters:cpu")
+
+
+def test_deepspeeds_own_estimators(tmp_path):
+    """T5-3B on a node of eight, as DeepSpeed's documentation prints it; stage 2 without offload as its code has it."""
+    words = ("--model", "t5-3b", "--gpus", "8", "--convention", "deepspeed")
+    found = run_plan(tmp_path, *words)["estimators"]
+    gib = {name: (round(one["host"] / 2**30, 2), round(one["device"] / 2**30, 2)) for name, one in found.items()}
+    assert gib == {
+        "2, none": (127.48, 11.29),
+        "2, optimizer:cpu": (127.48, 5.31),
+        "3, none": (1.47, 6.10),
+        "3, optimizer:cpu": (63.74, 0.79),
+        "3, optimizer:cpu,parameters:cpu": (71.71, 0.12),
+    }
+    done = run_zerosim(0, "plan", *words, cwd=tmp_path)
+    assert "DeepSpeed's own estimators" in done.stdout
+    assert "estimators" not in run_plan(tmp_path, "--model", "t5-3b", "--gpus", "8")
+
+
+def test_stage_1_both_ways(tmp_path):
+    one, other = (
+        plan(SUBJECTS[0], H100, Workload(gpus=8, reduce_scatter=way), 1, "none").traffic["data_parallel"]
+        for way in (True, False)
+    )
+    assert other == pytest.approx(1.5 * one)

@@ -527,12 +527,12 @@ def weights(Psi: Number, w: Number = 2) -> Number:
 # ZeRO-Offload --------------------------------------------------------------------------------------------------------
 # Ren et al.: ZeRO-Offload: Democratizing Billion-Scale Model Training, arXiv:2101.06840
 
-OFFLOADED = {"none": 16, "gradients": 14, "update": 4, "gradients and update": 2}
-"""Bytes per parameter left on the device, by what is on the host (ZeRO-Offload, table 1)."""
-
 
 def offload_reduction(left: Number) -> Number:
-    """How many times less memory the states take on the device with `left` bytes per parameter there (table 1)."""
+    """How many times less memory the states take on the device with `left` bytes per parameter there (table 1).
+
+    16 are left with nothing on the host, 14 with the gradients there, 4 with the update and fp32 states, 2 with both.
+    """
     return 16 / left
 
 

@@ -93,6 +93,8 @@ class Workload:
     """Of memory, that is left for the model: the rest is the context's, fragments and libraries."""
     secondary: int = 0
     """Devices that share ZeRO++'s second copy of the parameters (hpZ); 0: there is none."""
+    reduce_scatter: bool = True
+    """At stage 1; without it gradients are all-reduced, and the parameters gathered besides."""
     quantized_weights: bool = False
     quantized_gradients: bool = False
     persistence: int = 0
@@ -420,7 +422,8 @@ def _data_parallel(subject: Subject, work: Workload, stage: int) -> tuple[float,
     """Bytes per device and step among all data-parallel ranks, and among those that share hpZ's second copy."""
     N, k, w, Psi = work.ranks, work.grad_accum, work.per_parameter()[0], _padded(subject, work)
     if stage < 3:
-        return float(formulas.bytes_per_rank(stage, Psi, N, w, k)), 0.0
+        first = "reduce_scatter" if work.reduce_scatter else "all_reduce"
+        return float(formulas.bytes_per_rank(stage, Psi, N, w, k, first)), 0.0
     volume = formulas.zeropp_volume(work.quantized_weights, False, work.quantized_gradients)
     near = volume.pop("backward_all_gather") if work.secondary else 0.0
     share = (work.secondary - 1) / work.secondary if work.secondary else 0.0
@@ -530,6 +533,8 @@ def _sending(subject: Subject, machine: Machine, work: Workload, stage: int) -> 
     inside = machine.network.bandwidth_inside if work.secondary <= machine.network.ranks_per_node else bandwidth
     passes = formulas.passes(stage, k)
     reduced = passes.get("all_reduce", 0) * 2 + passes.get("reduce_scatter", 0)
+    if stage == 1 and not work.reduce_scatter:
+        reduced = 2
     gathered = passes.get("all_gather", 0)
     each = far / (reduced + gathered) / bandwidth + buckets * alpha
     if stage < 3:
@@ -553,6 +558,28 @@ def _update(subject: Subject, machine: Machine, work: Workload, stage: int, offl
 
 
 # the answer ----------------------------------------------------------------------------------------------------------
+
+
+def deepspeed_estimates(subject: Subject, machine: Machine, work: Workload) -> dict[str, dict[str, int]]:
+    """Return what DeepSpeed's own estimators say, by stage and offload: bytes per "host" and per "device".
+
+    They know no tensor parallelism; for stage 3 they need the model's largest module, without which it is left out.
+    """
+    per_node = min(machine.network.ranks_per_node, work.ranks)
+    where = {"per_node": per_node, "nodes": -(-work.ranks // per_node)}
+    found = {
+        "2, none": formulas.deepspeed_zero2(subject.parameters, **where, offload=False),
+        "2, optimizer:cpu": formulas.deepspeed_zero2(subject.parameters, **where),
+    }
+    if subject.model and subject.model.largest_module:
+        sizes = (subject.parameters, subject.model.largest_module)
+        for name, offload, parameters in (
+            ("3, none", False, False),
+            ("3, optimizer:cpu", True, False),
+            ("3, optimizer:cpu,parameters:cpu", True, True),
+        ):
+            found[name] = formulas.deepspeed_zero3(*sizes, **where, offload=offload, offload_parameters=parameters)
+    return {name: estimate._asdict() for name, estimate in found.items()}
 
 
 def recommend(found: list[Plan]) -> tuple[Plan | None, str]:

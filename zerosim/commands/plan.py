@@ -17,7 +17,19 @@ from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.machine import MACHINES, Machine
 from zerosim.models import PRESETS
-from zerosim.plan import CHECKPOINTS, RECOMPUTE, Plan, Subject, Workload, called, mlp, plans, recommend, subject_of
+from zerosim.plan import (
+    CHECKPOINTS,
+    RECOMPUTE,
+    Plan,
+    Subject,
+    Workload,
+    called,
+    deepspeed_estimates,
+    mlp,
+    plans,
+    recommend,
+    subject_of,
+)
 from zerosim.report import console_text, make_folder
 from zerosim.transport import Transport
 
@@ -254,6 +266,7 @@ def _from_deepspeed(settings: DeepSpeed, subject: Subject, N: int) -> dict[str, 
         "prefetch": min(settings.prefetch_bucket_size, settings.max_live_parameters),
         "persistence": sum(t.size * t.times for t in tensors or () if t.size <= settings.persistence_threshold),
         "secondary": settings.hpz_partition_size if settings.hpz_partition_size > 1 else 0,
+        "reduce_scatter": settings.reduce_scatter,
         "quantized_weights": settings.quantized_weights,
         "quantized_gradients": settings.quantized_gradients,
     }
@@ -301,13 +314,15 @@ def _report(
         "recommended": {"stage": best and best.stage, "offload": best and best.offload, "reason": reason},
         "assumptions": _assumptions(subject, cluster, work),
     }
+    if work.convention == "deepspeed":
+        report["estimators"] = deepspeed_estimates(subject, cluster, work)
     if settings is not None:
-        chosen = _offload_of(settings)
+        used = _USED | ({"zero_optimization.reduce_scatter"} if settings.stage == 1 else set())
         report["deepspeed"] = {
             "stage": settings.stage,
-            "offload": chosen,
-            "used": [name for name in settings.given if name in _USED],
-            "not_used": [name for name in settings.given if name not in _USED] + list(settings.not_used),
+            "offload": _offload_of(settings),
+            "used": [name for name in settings.given if name in used],
+            "not_used": [name for name in settings.given if name not in used] + list(settings.not_used),
             "auto": list(settings.auto),
         }
     return report
@@ -378,6 +393,7 @@ _HEAD = {"parameters": "par", "gradients": "grad", "optimizer_states": "optim", 
 
 def _text(report: dict[str, Any], found: list[Plan]) -> str:
     model, work, yours = report["model"], report["workload"], report.get("deepspeed")
+    estimators = report.get("estimators", {}).items()
     rows = "rows" if "widths" in model else "sequences"
     sized = model["name"] != f"{model['parameters']:,} parameters"
     ranks = work["gpus"] // work["tensor_parallel"]
@@ -423,6 +439,11 @@ def _text(report: dict[str, Any], found: list[Plan]) -> str:
         "Assumptions:",
         *(f"- {line}" for line in report["assumptions"]),
     ]
+    if "estimators" in report:
+        said = (
+            f"{name} {_figure(one['device'] / 2**30)} and {_figure(one['host'] / 2**30)}" for name, one in estimators
+        )
+        parts += [f"DeepSpeed's own estimators, GiB per device and per host: stage {'; '.join(said)}."]
     if yours:
         parts += [f"* the configuration's own. Not used of it: {', '.join(yours['not_used']) or 'nothing'}."]
         if yours["auto"]:
