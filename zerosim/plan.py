@@ -566,7 +566,7 @@ def deepspeed_estimates(subject: Subject, machine: Machine, work: Workload) -> d
     They know no tensor parallelism; for stage 3 they need the model's largest module, without which it is left out.
     """
     per_node = min(machine.network.ranks_per_node, work.ranks)
-    where = {"per_node": per_node, "nodes": -(-work.ranks // per_node)}
+    where: dict[str, Any] = {"per_node": per_node, "nodes": -(-work.ranks // per_node)}
     found = {
         "2, none": formulas.deepspeed_zero2(subject.parameters, **where, offload=False),
         "2, optimizer:cpu": formulas.deepspeed_zero2(subject.parameters, **where),

@@ -440,10 +440,8 @@ def _text(report: dict[str, Any], found: list[Plan]) -> str:
         *(f"- {line}" for line in report["assumptions"]),
     ]
     if "estimators" in report:
-        said = (
-            f"{name} {_figure(one['device'] / 2**30)} and {_figure(one['host'] / 2**30)}" for name, one in estimators
-        )
-        parts += [f"DeepSpeed's own estimators, GiB per device and per host: stage {'; '.join(said)}."]
+        gib = (f"{name}: {one['device'] / 2**30:.2f} and {one['host'] / 2**30:.2f}" for name, one in estimators)
+        parts += [f"DeepSpeed's own estimators, GiB per device and per host, by stage and offload: {'; '.join(gib)}."]
     if yours:
         parts += [f"* the configuration's own. Not used of it: {', '.join(yours['not_used']) or 'nothing'}."]
         if yours["auto"]:
