@@ -22,7 +22,7 @@ _SIGNS = {"over": "> ", "under": "< ", "limit": "<= ", "bound": "<= ", "about": 
 """What a text says of the number that it gives."""
 
 _FIGURES: dict[str, Callable[[Any, Any], Any]] = {
-    "check-figure1": lambda points, rows: figures.figure1(),
+    "check-figure1": lambda points, rows: figures.figure1(rows),
     "check-states": figures.states,
     "check-largest": lambda points, rows: figures.largest(rows),
     "check-volume": lambda points, rows: figures.volume(points),

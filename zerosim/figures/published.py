@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 Rows = Sequence[dict[str, Any]]
 
-FIGURE1 = (120, 31.4, 16.6, 1.9)
-"""GB per device at stages 0 to 3, as ZeRO's figure 1 prints them."""
-
 _ZERO = "Rajbhandari et al.: ZeRO, arXiv:1910.02054"
 _INFINITY = "Rajbhandari et al.: ZeRO-Infinity, arXiv:2104.07857"
 
@@ -33,12 +30,14 @@ _MOST = 1024
 """Ranks to which the curves are drawn, as far as table 1 goes."""
 
 
-def figure1() -> "Figure":
+def figure1(rows: Rows) -> "Figure":
     """ZeRO's figure 1: bytes of model states per device, bars for 7.5 billion parameters, N = 64, K = 12."""
     from zerosim.figures.style import CLASSES, in_bytes, label, new_figure
 
     figure, axes = new_figure(size=_SLIDE)
-    for stage, printed in enumerate(FIGURE1):
+    totals = {row["inputs"]["stage"]: f"{row['published']:g}" for row in rows if row["id"].startswith("zero.fig1.")}
+    for stage, printed in sorted(totals.items()):
+        stage = int(stage)
         height = 0.0
         for name, value in formulas.model_states(stage, 7.5e9, 64)._asdict().items():
             axes.bar(stage, value, 0.6, bottom=height, color=CLASSES[name], label=None if stage else label(name))
@@ -47,7 +46,13 @@ def figure1() -> "Figure":
             at = {"xytext": (0, above), "textcoords": "offset points", "ha": "center"}
             axes.annotate(text, (stage, height), fontsize=size, weight=weight, **at)
     edges = [[stage - 0.37 for stage in range(4)], [stage + 0.37 for stage in range(4)]]
-    axes.hlines([1e9 * printed for printed in FIGURE1], *edges, color="black", linewidth=1.8, label="published total")
+    axes.hlines(
+        [1e9 * float(totals[stage]) for stage in range(4)],
+        *edges,
+        color="black",
+        linewidth=1.8,
+        label="published total",
+    )
     baseline, os, os_g, os_g_p = "(2 + 2 + K) Ψ", "(2 + 2 + K/N) Ψ", "(2 + (2 + K)/N) Ψ", "(2 + 2 + K) Ψ/N"
     names = (f"baseline\n{baseline}", f"$P_{{os}}$\n{os}", f"$P_{{os+g}}$\n{os_g}", f"$P_{{os+g+p}}$\n{os_g_p}")
     axes.set_xticks(range(4), [f"stage {stage}: {name}" for stage, name in enumerate(names)])
