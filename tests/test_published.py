@@ -172,7 +172,7 @@ BAD += [
     ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "roundign": "down"}, ["'roundign'", "'rounding' meant"]),
     ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "decimals": "x"}, ["'decimals'", "whole number"]),
     ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "rounding": "about .%"}, ["about .%"]),
-    ({"formula": "passes.all_gather", "inputs": {"stage": 9}}, ["IndexError"]),
+    ({"formula": "fsdp_peak", "inputs": {"units": [], "F": 2}}, ["fsdp_peak"]),
     ({"formula": "bytes_per_rank", "inputs": {"stage": 1, "Psi": 1, "N": 0}}, ["bytes_per_rank"]),
     ({"formula": "ratio", "inputs": {"a": 1, "b": "d"}, "published": "d**d**d", "at": {"d": [99]}}, ["too large"]),
     ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "published": "9**9**9**9", "at": {"d": [1]}}, ["too large"]),
@@ -181,6 +181,13 @@ BAD += [
     ({"formula": "ratio", "inputs": {"a": 1, "b": 1}, "published": "-" * 9000 + "1", "at": {"d": [1]}}, ["longer"]),
     ({"formula": "ratio", "published": "1", "at": {"d": [None]}}, ["without quotes"]),
     ({"formula": "ratio", "published": "d", "at": {"d": [None]}}, ["'at'"]),
+    ({"formula": "states_per_rank", "inputs": {"stage": 9, "Psi": 1e9}}, ["stage 9"]),
+    ({"formula": "weights", "inputs": {"Psi": -1}}, ["Psi", "negative"]),
+    ({"formula": "weights", "inputs": {"Psi": 1e9}, "published": "99 GB"}, ["is text"]),
+    ({"formula": "weights", "inputs": {"Psi": 1e9}, "published": 9, "decimals": -3}, ["leave nothing"]),
+    ({"formula": "weights", "inputs": {"Psi": 1e9}, "unit": "GB", "rounding": "5%"}, ["5%", "about P%"]),
+    ({"formula": "(2+2+K)*Psi/Nd", "inputs": {"Psi": 1e9, "K": 12}}, ["Nd", "missing"]),
+    ({"formula": "(2+2+K)*Psi/Nd", "inputs": {"Psi": 1e9, "K": 12, "N": 4, "Nd": 8}}, ["Nd and N"]),
     ({"formula": "16*Psi", "inputs": {"Psi": 1e9}, "unit": "furlongs"}, ["furlongs"]),
     ({"formula": "16*Psi", "inputs": {"Psi": 1e9}, "unit": "GB", "rounding": "banana"}, ["banana"]),
 ]
@@ -259,3 +266,11 @@ def test_closed_forms_take_arrays():
         assert held[i] == pytest.approx(formulas.states_per_rank(*one, int(K[i])), rel=1e-12)
         verbs = formulas.volume(one[0], one[1], 3)
         assert sent[i] == pytest.approx(sum(verbs.values()) * one[3] * (one[2] - 1) / one[2], rel=1e-12)
+
+
+def test_a_file_that_knows_a_difference_must_know_it_rightly():
+    row = {**ZERO, "inputs": {"Psi": 7.5e9, "Nd": 64, "K": 12}, "published": 33, "agrees": False}
+    assert verdict(**{**row, "rounding": "off by 50%", "recomputed": 16.6406}).status == "misprint"
+    assert verdict(**{**row, "rounding": "off by 50%", "recomputed": 33.0}).status == "differs"
+    assert verdict(**{**row, "rounding": "rounded", "recomputed": 16.6406}).status == "differs"
+    assert verdict(**{**row, "rounding": "rounded"}).status == "differs"

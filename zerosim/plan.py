@@ -233,7 +233,14 @@ def plans(subject: Subject, machine: Machine, work: Workload, more: tuple[tuple[
         raise InputError(f"tensor_parallel: {t} devices cannot share an MLP's layers here")
     if t > 1 and model and model.heads and model.heads % t:
         raise InputError(f"tensor_parallel: {t} devices cannot share {model.heads} heads; it must divide them")
-    return [plan(subject, machine, work, *which) for which in dict.fromkeys((*VARIANTS, *more))]
+    found = sorted(dict.fromkeys((*VARIANTS, *more)), key=_simplicity)
+    return [plan(subject, machine, work, *which) for which in found]
+
+
+def _simplicity(which: tuple[int, str]) -> tuple[int, int, int]:
+    """NVMe is less simple than the host, two things offloaded than one, a higher stage than a lower."""
+    stage, offload = which
+    return offload.count("nvme"), offload.count(":"), stage
 
 
 def plan(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> Plan:

@@ -147,11 +147,14 @@ def _check_published(value: Any, row: dict[str, Any], where: str) -> None:
     decimals = row.get("decimals")
     if decimals is not None and not (isinstance(decimals, float) and decimals.is_integer() and abs(decimals) <= 30):
         raise InputError(f"{where}: 'decimals' must be a whole number from -30 to 30")
+    if isinstance(value, float) and decimals is not None and value and 10.0**-decimals > abs(value):
+        raise InputError(f"{where}: 'decimals' {decimals:g} leave nothing of {value:g}")
 
 
 def check(rows: list[dict[str, Any]], what: str = "check") -> list[Verdict]:
     """Evaluate each row. Raises InputError for a formula, an input, a unit or a rounding that there is not."""
-    return [_verdict(_adapted(row), f"{what}: row {number} ({row.get('id')})") for number, row in enumerate(rows, 1)]
+    numbered = ((row, f"{what}: row {number} ({row.get('id')})") for number, row in enumerate(rows, 1))
+    return [_verdict(_adapted(row, where), where) for row, where in numbered]
 
 
 def _verdict(row: dict[str, Any], where: str) -> Verdict:
@@ -160,6 +163,8 @@ def _verdict(row: dict[str, Any], where: str) -> Verdict:
         return Verdict(row, None, "measured" if isinstance(published, float) else "text", row.get("note") or "")
     if not isinstance(published, float):
         if "at" not in row:
+            if name.partition(".")[0] in catalogue():
+                raise InputError(f"{where}: {published!r} is text; give a number, or with a formula 'at', its points")
             return Verdict(row, None, "text", row.get("note") or "")
         return _explained(_same_formula(row, where))
     computed, unit = _value(name, row.get("inputs") or {}, where), row.get("unit") or ""
@@ -172,7 +177,10 @@ def _verdict(row: dict[str, Any], where: str) -> Verdict:
 
 def _explained(found: Verdict) -> Verdict:
     """The verdict on a row that may be marked as a misprint."""
-    if not found.row.get("misprint"):
+    only_if = found.row.get("only_if")
+    if not found.row.get("misprint") or (
+        only_if is not None and not math.isclose(found.computed or 0.0, only_if, rel_tol=0.005)
+    ):
         return found
     if found.status == "agrees":
         return replace(found, status="differs", why="it is marked as a misprint, but agrees")
@@ -186,6 +194,11 @@ def _value(name: str, inputs: dict[str, Any], where: str) -> float:
         raise InputError(f"{where}: there is no formula {function_name!r}; `check --formulas` lists them")
     given = {key: _plain(value) for key, value in inputs.items()}
     parameters = inspect.signature(function).parameters
+    if "stage" in given and given["stage"] not in (0, 1, 2, 3):
+        raise InputError(f"{where}: stage {given['stage']!r} is not known; it is 0, 1, 2 or 3")
+    for key, value in given.items():
+        if isinstance(value, (int, float)) and value < 0:
+            raise InputError(f"{where}: the input {key} is {value:g}; it must not be negative")
     missing = [one.name for one in parameters.values() if one.default is one.empty and one.name not in given]
     for names, said in (((given.keys() - parameters.keys()), "there is no input"), (missing, "these are missing:")):
         if names:
@@ -320,31 +333,46 @@ def signature(name: str) -> str:
 # as papers write -----------------------------------------------------------------------------------------------------
 
 
-def _adapted(row: dict[str, Any]) -> dict[str, Any]:
-    """The row in our words, if its formula is one of those that papers write."""
+def _adapted(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """The row in our words: formula, inputs, unit and rounding, where they are written as papers do."""
     text = _close(row.get("formula") or "")
-    written = [entry for entry in _written() if _close(entry["text"]) == text and _fits(entry, row)]
-    if not written:
-        return row
-    entry, inputs = written[0], row.get("inputs") or {}
+    entry = next((entry for entry in _written() if _close(entry["text"]) == text and _fits(entry, row)), None)
+    if entry is None:
+        entry = {"formula": row.get("formula")}
+        if text.partition(".")[0] not in catalogue():
+            return row
     if entry["formula"] in NOT_FORMULAS:
         return row | {"formula": entry["formula"], "note": row.get("note") or entry.get("note")}
-    names, times = entry.get("names", {}), entry.get("times", {})
+    names, times, inputs = entry.get("names", {}), entry.get("times", {}), row.get("inputs") or {}
+    for name, ours in names.items():
+        if ours == "N" and not {name, ours} & inputs.keys() and re.search(rf"\b({name}|N)\b", row["formula"]):
+            raise InputError(f"{where}: the input {name} of {row['formula']} is missing")
+        if ours != name and {name, ours} <= inputs.keys():
+            raise InputError(f"{where}: the inputs {name} and {ours} are the same; give one of them")
     renamed = {names.get(key, key): value for key, value in inputs.items()}
-    ours = {
+    given = {
         key: value * times[key] if key in times and isinstance(value, float) else value
         for key, value in renamed.items()
         if key is not None
     }
-    rounding, decimals, misprint = _rounding(row)
+    rounding, decimals = _rounding(row)
     return row | {
         "formula": entry["formula"],
-        "inputs": entry.get("inputs", {}) | ours,
+        "inputs": entry.get("inputs", {}) | given,
         "unit": entry.get("unit") or _unit(row.get("unit") or ""),
         "rounding": entry.get("rounding") or rounding,
         "decimals": row.get("decimals", decimals),
-        "misprint": row.get("misprint") or (entry.get("misprint") if misprint else None) or misprint,
+        "misprint": row.get("misprint") or _known_to_differ(row, entry),
+        "only_if": None if row.get("misprint") else row.get("recomputed"),
     }
+
+
+def _known_to_differ(row: dict[str, Any], entry: dict[str, Any]) -> str | None:
+    """Why a row differs that says so itself, and says what it should be and by how much it is off."""
+    remark = row.get("rounding") or ""
+    if row.get("agrees") is not False or not isinstance(row.get("recomputed"), float) or not re.search("[0-9]", remark):
+        return None
+    return entry.get("misprint") or f"known to differ: {remark}"
 
 
 @functools.cache
@@ -353,8 +381,8 @@ def _written() -> list[dict[str, Any]]:
 
 
 def _close(text: str) -> str:
-    """A formula without its blanks, which people set as they like."""
-    return re.sub(r"\s+", "", text)
+    """A formula without its blanks, which people set as they like; N_d, the data-parallel ranks, is N."""
+    return re.sub(r"\bNd\b", "N", re.sub(r"\s+", "", text))
 
 
 def _fits(entry: dict[str, Any], row: dict[str, Any]) -> bool:
@@ -369,28 +397,26 @@ def _unit(text: str) -> str:
     return "" if text in ("M", "M elements", "Psi elements", "msg", "sbh", "factor") else text
 
 
-def _rounding(row: dict[str, Any]) -> tuple[str, int | None, str | None]:
-    """How a row in papers' words is compared: (rounding, decimals, why it differs)."""
+def _rounding(row: dict[str, Any]) -> tuple[str, int | None]:
+    """How a row is compared, in our words or papers': (rounding, decimals)."""
     said, unit = row.get("rounding") or "", row.get("unit") or ""
     if said in AGREEMENTS or said.startswith("about "):
-        return said, None, None
-    if row.get("agrees") is False and "recomputed" in row:
-        return "nearest", None, f"known to differ: {said}"
+        return said, None
     if "(over)" in unit:
-        return "over", None, None
+        return "over", None
     if "(less than)" in unit:
-        return "under", None, None
+        return "under", None
     if "limit" in unit:
-        return "limit", None, None
+        return "limit", None
     if said == "ratio to bound":
-        return "bound", None, None
+        return "bound", None
     if about := re.match(r"approx\(([0-9]+(?:\.[0-9]+)?)%\)", said):
-        return f"about {math.ceil(float(about[1]))}%", None, None
+        return f"about {math.ceil(float(about[1]))}%", None
     if "around" in said:
-        return "about 15%", None, None
+        return "about 15%", None
     if "printed in T" in said:
-        return "nearest", -2, None
-    if re.fullmatch(r"[0-9.]+%", said):
-        return "over", None, None
-    remark = said in ("", "rounded") or re.search("[0-9]", said)
-    return "down" if said == "truncated" else "nearest" if remark else said, None, None
+        return "nearest", -2
+    if re.fullmatch(r"[0-9.]+%", said) and "recomputed" in row:  # a share that the text calls enough
+        return "over", None
+    remark = said in ("", "rounded") or (re.search("[0-9]", said) and "recomputed" in row) or "1-decimal" in said
+    return "down" if said == "truncated" else "nearest" if remark else said, None

@@ -182,6 +182,8 @@ def _subject(arguments: argparse.Namespace) -> Subject:
     given = [way for way, value in ways.items() if value is not None]
     if len(given) != 1:
         said = f"{' and '.join(given)} are both given" if given else "no model is given"
+        if shape and "--layers" in given and "layers" not in shape:
+            said = f"{', '.join(f'--{name}' for name in shape)} is for --layers and --hidden"
         raise InputError(f"model: {said}; give one of --model, --parameters, --layers with --hidden, or --widths")
     if arguments.model is not None:
         return subject_of(models.find(arguments.model))
@@ -199,7 +201,7 @@ def _subject(arguments: argparse.Namespace) -> Subject:
 
 
 def _machine(arguments: argparse.Namespace) -> Machine:
-    found = machine.find(arguments.cluster or "dgx-h100")
+    found = machine.find("dgx-h100" if arguments.cluster is None else arguments.cluster)
     read = dict.fromkeys(_BYTES, _size) | dict.fromkeys(_RATES, _number)
     device: dict[str, Any] = {
         name: reader(name, text) for name, reader in read.items() if (text := getattr(arguments, name)) is not None
@@ -384,6 +386,11 @@ def _assumptions(subject: Subject, cluster: Machine, work: Workload) -> list[str
         "offload (--no-overlap)"
         if work.overlap
         else "hidden: nothing (--overlap)",
+        *(
+            ["tensor parallelism: what it sends is NOT KNOWN, and left out"]
+            if work.tensor_parallel > 1 and not (model and model.layers and work.seq)
+            else []
+        ),
         "not in it: pipeline parallelism, loading data, writing checkpoints, what a failure costs",
     ]
 
@@ -459,7 +466,7 @@ def _empty(titles: tuple[str, ...]) -> Any:
     return table
 
 
-_SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_SIZES = ((1e18, "EB"), (1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def _short(offload: str) -> str:
