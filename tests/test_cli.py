@@ -227,6 +227,21 @@ def test_figures_cost_only_the_rank_that_draws_them(tmp_path):
     assert "0 1 []" in done.stderr
 
 
+def test_a_rank_that_raises_before_the_run_ends_all(tmp_path):
+    """While ranks agree on what is to be done: the others wait to hear of it, and are not left waiting."""
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "from zerosim.comm import Comm\n"
+        "from zerosim.ledger import Ledger\n"
+        "from zerosim.transport.mpi import world\n"
+        "door = Comm(world(), Ledger())\n"
+        "door.agreed(lambda: 1 // door.rank)\n"
+    )
+    done = mpirun(3, script, cwd=tmp_path, timeout=20)
+    assert done.returncode not in (0, 2)
+    assert done.stderr.count("ZeroDivisionError") >= 1
+
+
 def test_a_rank_that_raises_ends_all(tmp_path):
     """In the middle of a run, from a script that uses the library: its traceback once, and no rank hangs."""
     script = tmp_path / "fails.py"

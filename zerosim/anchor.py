@@ -9,9 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from zerosim.bench.scale import in_threads
 from zerosim.bench.shared import Task, Tell
-from zerosim.train import train
-from zerosim.transport.threads import run_threads
 
 WIDTHS = (64, 96, 96, 10)
 RANKS = (1, 2, 4, 8)
@@ -40,8 +39,7 @@ def count(
         if tell:
             tell(f"counting on {N} ranks" if N > 1 else "counting on 1 rank")
         config = dataclasses.replace(task.config((0, 1, 2, 3), N, STEPS), grad_accum=grad_accum)
-        data = task.data(N)
-        records = run_threads(N, lambda comm, config=config, data=data: train(config, comm, data))[0]
+        records = in_threads(N, config, task)
         points += [
             {
                 "ranks": N,

@@ -168,12 +168,18 @@ class Comm:
         self.messages[CONTROL] += 1
 
     def agreed(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Return function(*args); but if it raises InputError on any rank, raise the first such error on every rank."""
+        """Return function(*args); but if it raises InputError on any rank, raise the first such error on every rank.
+
+        Any other exception ends all ranks: none of them would hear of it otherwise.
+        """
         result, message = None, ""
         try:
             result = function(*args)
         except InputError as error:
             message = str(error)
+        except BaseException:
+            self._transport.abort()
+            raise
         for text in self.gather_bytes(message.encode()):
             if text:
                 raise InputError(text.decode())

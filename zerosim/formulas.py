@@ -142,9 +142,9 @@ def volume_in_all(stage: Number, Psi: Number, k: Number = 1, stage1: str = "redu
 
     Stage 1 can also all_reduce the gradients and then all_gather the parameters: 3 Psi (`stage1` "all_reduce").
     """
-    first = {"reduce_scatter": 2, "all_reduce": 3}[stage1]
-    passes = np.select([np.equal(stage, n) for n in range(4)], [2, first, k + 1, 3 * k], np.nan)
-    return Psi * _plain(passes)
+    each = [sum(volume(n, 1, k).values()) for n in range(4)]
+    each[1] += {"reduce_scatter": 0, "all_reduce": 1}[stage1]
+    return Psi * _plain(np.select([np.equal(stage, n) for n in range(4)], each, np.nan))
 
 
 def bytes_per_rank(
@@ -552,7 +552,7 @@ def infinity_states(layers: Number, h: Number, nodes: Number = 1) -> Number:
 
 def infinity_activations(h: Number, b: Number, s: Number, layers: Number, a: Number) -> Number:
     """Bytes of all activations: 2 b s layers (16 h + 2 a s) (section 3, figure 2a)."""
-    return 2 * b * s * layers * (16 * h + 2 * a * s)
+    return working_memory_activations(h, b, s, a, ci=layers)
 
 
 def working_memory_states(h: Number) -> Number:

@@ -15,6 +15,7 @@ from zerosim import formulas
 from zerosim.errors import InputError
 from zerosim.machine import Machine
 from zerosim.models import Model
+from zerosim.report import si
 
 RECOMPUTE = ("none", "selective", "full")
 CHECKPOINTS = ("whole", "partitioned", "cpu")
@@ -139,12 +140,12 @@ class Workload:
 
     def per_parameter(self) -> tuple[int, int, int]:
         """Return (w, g, K): bytes of a parameter, of its gradient and of its optimizer states."""
-        moments = formulas.MOMENTS[self.optimizer]
+        K = formulas.K(self.optimizer, self.precision)
         if self.precision == "fp32":
-            return 4, 4, 4 * moments
+            return formulas.WIDTH["fp32"], formulas.WIDTH["fp32"], K
         name = f"megatron-{self.precision}" if self.convention == "megatron" else self.convention
-        w, g, K = formulas.CONVENTIONS[name]
-        return w, g, K - 8 + 4 * moments
+        w, g, K_adam = formulas.CONVENTIONS[name]
+        return w, g, K_adam - formulas.K("adam", self.precision) + K
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ class Plan:
     traffic: dict[str, int]
     """Sent per device and step: "data_parallel", "tensor_parallel", "host" and "nvme" (both ways)."""
     seconds: dict[str, float] | None
-    """Of a step: "compute", "optimizer", "communication", "offload", and what of the last two is "hidden"; "total"."""
+    """Of a step: "compute", "optimizer", "communication", "offload", what of the last two is "hidden" behind computing
+    and what of each is not, "communication_exposed" and "offload_exposed"; "total"."""
     fits: bool
     why_not: str
     """Which memory is too small; empty if it fits."""
@@ -183,7 +185,7 @@ class Plan:
 
 
 def _brief(value: Any) -> str:
-    text = str(value) if isinstance(value, float) or not isinstance(value, int) or abs(value) < 10**30 else "that"
+    text = str(value)
     return text if len(text) < 40 else f"{text[:40]}…"
 
 
@@ -246,21 +248,15 @@ def _simplicity(which: tuple[int, str]) -> tuple[int, int, int]:
 def plan(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> Plan:
     """Return what a stage with one way of offloading, one of `VARIANTS`, needs and takes."""
     held = _memory(subject, work, stage, offload)
-    per_node = min(machine.network.ranks_per_node, work.gpus)
-    host, nvme = held.host * per_node, held.nvme * per_node
-    limits = (
-        ("the device", held.total, work.usable * machine.memory),
-        ("the host", host, work.usable * machine.host_memory),
-        ("NVMe", nvme, machine.nvme),
-    )
-    short = [f"{name} lacks {_si(needed - there)}" for name, needed, there in limits if needed > there]
+    limits = _limits(held, machine, work)
+    short = [f"{name} lacks {si(needed - there)}" for name, (needed, there) in limits.items() if needed > there]
     traffic = _traffic(subject, work, stage, offload)
     return Plan(
         stage,
         offload,
         {**held.device, "total": held.total},
-        host,
-        nvme,
+        limits["the host"][0],
+        limits["NVMe"][0],
         traffic,
         _seconds(subject, machine, work, stage, offload, traffic),
         not short,
@@ -280,6 +276,16 @@ class _Held:
     @property
     def total(self) -> int:
         return sum(value for value in self.device.values() if value is not None)
+
+
+def _limits(held: _Held, machine: Machine, work: Workload) -> dict[str, tuple[int, float]]:
+    """(bytes needed, bytes there) on the device, and for all devices of a node on its host and on its NVMe."""
+    per_node = min(machine.network.ranks_per_node, work.gpus)
+    return {
+        "the device": (held.total, work.usable * machine.memory),
+        "the host": (held.host * per_node, work.usable * machine.host_memory),
+        "NVMe": (held.nvme * per_node, machine.nvme),
+    }
 
 
 def _padded(subject: Subject, work: Workload) -> int:
@@ -384,16 +390,12 @@ def _buffers(subject: Subject, work: Workload, stage: int) -> float:
 def _largest_model(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> float:
     """Parameters whose states fill what this model's activations and buffers leave of the tightest memory."""
     held = _memory(subject, work, stage, offload)
-    per_node = min(machine.network.ranks_per_node, work.gpus)
     other = (held.device["activations"] or 0) + (held.device["buffers"] or 0)
-    left = work.usable * machine.memory - other
-    if left < 0:
+    limits = _limits(held, machine, work)
+    device, there = limits.pop("the device")
+    if there < other:
         return 0.0
-    pools = (
-        (held.total - other, left),
-        (held.host * per_node, work.usable * machine.host_memory),
-        (held.nvme * per_node, machine.nvme),
-    )
+    pools = ((device - other, there - other), *limits.values())
     return subject.parameters * min(there / needed for needed, there in pools if needed)
 
 
@@ -402,13 +404,9 @@ def _smallest_gpus(subject: Subject, machine: Machine, work: Workload, stage: in
     t = work.tensor_parallel * max(1, work.secondary)
 
     def fits(ranks: int) -> bool:
-        held = _memory(subject, dataclasses.replace(work, gpus=ranks * t), stage, offload)
-        per_node = min(machine.network.ranks_per_node, ranks * t)
-        return (
-            held.total <= work.usable * machine.memory
-            and held.host * per_node <= work.usable * machine.host_memory
-            and held.nvme * per_node <= machine.nvme
-        )
+        there = dataclasses.replace(work, gpus=ranks * t)
+        limits = _limits(_memory(subject, there, stage, offload), machine, there)
+        return all(needed <= there for needed, there in limits.values())
 
     ranks = 1
     while not fits(ranks):
@@ -488,6 +486,8 @@ def _seconds(
         "communication": data + tensor,
         "offload": moving,
         "hidden": hidden + moved_hidden,
+        "communication_exposed": data + tensor - hidden,
+        "offload_exposed": moving - moved_hidden,
         "total": compute + update + data + tensor + moving - hidden - moved_hidden,
     }
 
@@ -627,9 +627,3 @@ def called(one: Plan) -> str:
 
 def _total(one: Plan) -> float:
     return one.seconds["total"] if one.seconds else math.inf
-
-
-def _si(nbytes: float) -> str:
-    from zerosim.report import si
-
-    return si(nbytes)

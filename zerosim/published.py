@@ -221,7 +221,7 @@ def _same_formula(row: dict[str, Any], where: str) -> Verdict:
     """Compare a published formula with ours, at each of the points that the row names."""
     names, columns, given = list(row["at"] or ()), list((row["at"] or {}).values()), row.get("inputs") or {}
     numbers = all(isinstance(column, list) and all(type(one) is Printed for one in column) for column in columns)
-    if not columns or not numbers or {len(column) for column in columns} - {len(columns[0]) or -1}:
+    if not numbers or len({len(column) for column in columns}) != 1 or not columns[0]:
         raise InputError(f"{where}: 'at' must have lists of numbers, equally long, such as {{\"d\": [1, 8, 64]}}")
     for point in (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)):
         inputs = {key: point.get(value, value) if isinstance(value, str) else value for key, value in given.items()}

@@ -24,7 +24,7 @@ def bench(
     for N in ranks:
         tell(f"{N} ranks")
         config = task.config(stages, N, steps)
-        records = _threads(N, config, task) if transport is None else _part(transport, N, config, task)
+        records = in_threads(N, config, task) if transport is None else _part(transport, N, config, task)
         if records is not None:
             rows.append(_row(records))
     if transport is not None and transport.rank > 0:
@@ -38,7 +38,8 @@ def bench(
     }
 
 
-def _threads(N: int, config: Config, task: Task) -> Records:
+def in_threads(N: int, config: Config, task: Task) -> Records:
+    """Train on N in-process ranks and return what was counted."""
     data = task.data(N)
     return run_threads(N, lambda comm: train(config, comm, data))[0]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from zerosim import figures, published
 from zerosim.commands.common import Commands, ProgressLine
-from zerosim.commands.output import door_of, is_first
+from zerosim.commands.output import agreed_folder, door_of, is_first
 from zerosim.errors import InputError
 from zerosim.published import Verdict
-from zerosim.report import console_text, make_folder
+from zerosim.report import console_text
 from zerosim.transport import Transport
 
 SCHEMA = "zerosim.check/1"
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> int:
         raise InputError("formulas, out: --formulas lists formulas and draws nothing; leave one of them out")
     if arguments.out is not None:
         files = [f"{name}{ending}" for name in _FIGURES for ending in (".png", ".svg")]
-        door_of(transport).agreed(lambda: make_folder(arguments.out, *files) if first else None)
+        agreed_folder(door_of(transport), arguments.out, *files)
     if arguments.formulas:
         if first:
             print(_formulas())

@@ -60,10 +60,14 @@ def text_rate(rate: float | None) -> str:
     return "-" if rate is None else f"{si(rate)}/s"
 
 
-def make_folder_for(name: str, door: Comm, out: str) -> None:
-    """Have the first rank make the folder --out for NAME.json and its figure. Raises InputError on all ranks."""
-    files = [f"{name}{ending}" for ending in (".json", ".png", ".svg")]
+def agreed_folder(door: Comm, out: str, *files: str) -> None:
+    """Have the first rank make the folder --out for these files. Raises InputError on all ranks."""
     door.agreed(lambda: make_folder(out, *files) if door.rank == 0 else None)
+
+
+def make_folder_for(name: str, door: Comm, out: str) -> None:
+    """Make the folder --out for NAME.json and its figure; see `agreed_folder`."""
+    agreed_folder(door, out, *(f"{name}{ending}" for ending in (".json", ".png", ".svg")))
 
 
 def publish(result: dict[str, Any], draw: Any, table: str, name: str, arguments: argparse.Namespace) -> None:

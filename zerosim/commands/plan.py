@@ -131,14 +131,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     if arguments.csv and arguments.json:
         raise InputError("csv, json: both want standard output; give one of them (--out DIR writes both)")
     first = is_first(transport)
-    try:
-        made = door_of(transport).agreed(lambda: _made(arguments) if first else None)
-    except InputError:
-        raise
-    except BaseException:
-        if transport:
-            transport.abort()
-        raise
+    made = door_of(transport).agreed(lambda: _made(arguments) if first else None)
     if made is None:
         return
     report, found = made
@@ -314,7 +307,7 @@ def _report(
         "workload": dataclasses.asdict(work),
         "plans": [one.asdict() for one in found],
         "recommended": {"stage": best and best.stage, "offload": best and best.offload, "reason": reason},
-        "assumptions": _assumptions(subject, cluster, work),
+        "assumptions": _assumptions(subject, cluster, work, found[0].bytes["activations"] is not None),
     }
     if work.convention == "deepspeed":
         report["estimators"] = deepspeed_estimates(subject, cluster, work)
@@ -350,12 +343,12 @@ def _offload_of(settings: DeepSpeed) -> str:
     return ",".join(f"{what}:{where}" for what, where in places.items() if where) or "none"
 
 
-def _assumptions(subject: Subject, cluster: Machine, work: Workload) -> list[str]:
+def _assumptions(subject: Subject, cluster: Machine, work: Workload, known: bool) -> list[str]:
+    """What the figures rest on; `known` says whether the activations are among them."""
     w, g, K = work.per_parameter()
     peak = cluster.flops_fp32 if work.precision == "fp32" else cluster.flops
     model, network = subject.model, cluster.network
     tokens = "rows" if subject.widths else f"{work.seq} tokens" if work.seq else "no --seq"
-    known = bool(subject.widths or (model and model.layers and work.seq and (model.heads or work.recompute != "none")))
     counted = "--convention " + work.convention if work.precision != "fp32" else "fp32 needs no master copy"
     buckets = ("two buckets of {} parameters" if work.overlap else "a bucket of {} parameters").format(
         f"{work.bucket:,}" if work.bucket else "the largest layer's"

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from zerosim.collectives import NAMES
-from zerosim.comm import Comm
 from zerosim.commands.common import Commands, ProgressLine, place
+from zerosim.commands.output import agreed_folder, door_of, is_first
 from zerosim.config import FIELDS, Config, read_config_file
 from zerosim.data import size
 from zerosim.errors import InputError
 from zerosim.heap import keep
-from zerosim.ledger import Ledger
 from zerosim.optim import RULES
 from zerosim.report import build_report, format_report, make_folder, write_report
 from zerosim.train import Progress, Records, train
 from zerosim.transport import Transport
-from zerosim.transport.threads import alone, run_threads
+from zerosim.transport.threads import run_threads
 
 SLOW_TO_READ = 20_000_000
 """Bytes of data from which on the reading is announced."""
@@ -117,10 +116,9 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     keep()
     progress = ProgressLine()
     N = transport.size if transport else arguments.ranks
-    first = transport is None or transport.rank == 0
-    door = Comm(transport or alone(), Ledger())
+    first, door = is_first(transport), door_of(transport)
     config = door.agreed(settings, arguments, N)
-    door.agreed(lambda: make_folder(config.out, "report.json") if first else None)
+    agreed_folder(door, config.out, "report.json")
     if first and size(config.data) > SLOW_TO_READ:
         progress.say(f"reading {config.data}")
     try:

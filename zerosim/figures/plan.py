@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 _TIME = {
     "compute": ("#0072B2", "compute"),
     "optimizer": ("#009E73", "update"),
-    "communication": ("#D55E00", "sending, exposed"),
-    "offload": ("#CC79A7", "offload, exposed"),
+    "communication_exposed": ("#D55E00", "sending, exposed"),
+    "offload_exposed": ("#CC79A7", "offload, exposed"),
 }
 
 
@@ -70,7 +70,7 @@ def _time(axes: "Axes", rows: list[dict[str, Any]]) -> None:
     from zerosim.figures.style import plain
 
     for place, row in enumerate(rows):
-        height, seconds = 0.0, _exposed(row["seconds"])
+        height, seconds = 0.0, row["seconds"]
         for name, (colour, _) in _TIME.items():
             axes.bar(place, seconds[name], 0.7, bottom=height, color=colour, alpha=1.0 if row["fits"] else 0.4)
             height += seconds[name]
@@ -86,14 +86,6 @@ def _legend(axes: "Axes", colours: dict[str, str]) -> None:
     lines, _ = axes.get_legend_handles_labels()
     patches = [Patch(color=colour, label=name) for name, colour in colours.items()]
     axes.legend(handles=[*patches, *lines], frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def _exposed(seconds: dict[str, float]) -> dict[str, float]:
-    """What is hidden behind computing is taken off, first of what is sent."""
-    hidden = seconds["hidden"]
-    sent = max(0.0, seconds["communication"] - hidden)
-    moved = max(0.0, seconds["offload"] - max(0.0, hidden - seconds["communication"]))
-    return seconds | {"communication": sent, "offload": moved}
 
 
 def _lines(offload: str) -> str:

@@ -9,9 +9,9 @@ from zerosim.collectives import NOBODY, Exchange, NotForN, Slices
 from zerosim.collectives.check import Trace, Wrong, counted, trace
 from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import door_of, is_first
+from zerosim.commands.output import agreed_folder, door_of, is_first
 from zerosim.errors import InputError
-from zerosim.report import console_text, make_folder
+from zerosim.report import console_text
 from zerosim.transport import Transport
 
 CELLS, WORDS = 12, 9
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> int:
     door = door_of(transport)
     algorithm, verb = door.agreed(algorithm_and_verb, arguments.algorithm, arguments.verb)
     first = is_first(transport)
-    door.agreed(make_folder if first else str, arguments.out)
+    agreed_folder(door, arguments.out)
     wrong = None
     try:
         traced = trace(algorithm.generator(verb), verb, N)
