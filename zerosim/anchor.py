@@ -50,7 +50,7 @@ def count(
                 "parameters": records.parameters,
                 "padded_parameters": records.padded_parameters,
                 "at_rest": run.at_rest,
-                "sent": run.sent_per_step,
+                "sent": run.sent_per_step["data"],
             }
             for run in records.runs
         ]

@@ -159,6 +159,31 @@ class Comm:
         """Gather a few numbers: what counts is how few messages follow one another, for any N."""
         self._run(FEW, "all_gather", [vector])
 
+    # from rank to rank -----------------------------------------------------------------------------------------------
+
+    def send(self, array: np.ndarray, to: int) -> None:
+        """Send a contiguous array to one rank, which calls `recv`, and wait until it has gone out."""
+        started = time.perf_counter()
+        self._transport.wait(self._transport.send(array, to))
+        self.sent[self._book or "send"] += array.nbytes
+        self.messages[self._book or "send"] += 1
+        self.seconds += time.perf_counter() - started
+
+    def recv(self, array: np.ndarray, source: int) -> None:
+        """Receive into a contiguous array what one rank sends."""
+        started = time.perf_counter()
+        self.received += self._transport.recv(array, source)
+        self.seconds += time.perf_counter() - started
+
+    def broadcast(self, array: np.ndarray, root: int) -> None:
+        """Send the root's contiguous array to all others, one after the other."""
+        if self.rank != root:
+            self.recv(array, root)
+            return
+        for to in range(self.size):
+            if to != root:
+                self.send(array, to)
+
     def swap(self, partner: int, mine: np.ndarray, theirs: np.ndarray) -> None:
         """Exchange one array with one rank, which does the same; to measure what a message takes."""
         sending = self._transport.send(mine, partner)

@@ -48,6 +48,8 @@ class Config:
     out: str = "zerosim-out"
     trace_memory: bool = False
     witness: tuple[str, ...] = ()
+    tensor_parallel: int = 1
+    pipeline: int = 1
 
     def __post_init__(self) -> None:
         def settle(name: str, value: Any) -> None:
@@ -74,7 +76,7 @@ class Config:
         for width in self.hidden:
             if width < 1:
                 raise InputError(f"hidden: a layer of width {width} cannot be; every width must be 1 or more")
-        for name in ("batch_size", "grad_accum", "epochs", "steps"):
+        for name in ("batch_size", "grad_accum", "epochs", "steps", "tensor_parallel", "pipeline"):
             _whole(name, getattr(self, name), 1, optional=name in ("epochs", "steps"))
         for name in ("bucket", "seed"):
             _whole(name, getattr(self, name), 0)

@@ -164,22 +164,54 @@ def bytes_in_all(
     return N * bytes_per_rank(stage, Psi, N, w, k, stage1)
 
 
+class Place(NamedTuple):
+    """Which part of a model a rank holds: tensor-parallel rank t of T, pipeline rank p of P."""
+
+    T: int = 1
+    t: int = 0
+    P: int = 1
+    p: int = 0
+
+
+WHOLE = Place()
+
+
+def layer_sizes(L: Sequence[int], place: Place = WHOLE) -> list[int]:
+    """Elements of each layer that a rank holds.
+
+    Pipeline rank p has the layers from n p / P on, rounded down. Tensor parallelism cuts the outputs of even layers,
+    with their biases, and the inputs of odd ones, whose biases are whole on every rank (Shoeybi et al. 2019,
+    arXiv:1909.08053, section 3).
+    """
+    n = len(L) - 1
+    held = range(n * place.p // place.P, n * (place.p + 1) // place.P)
+    return [(_width(L, k, place) + 1) * _width(L, k + 1, place) for k in held]
+
+
+def _width(L: Sequence[int], k: int, place: Place) -> int:
+    """How many of the numbers between layers k - 1 and k a rank has: its part of them behind an even layer."""
+    T, t = place.T, place.t
+    return L[k] * (t + 1) // T - L[k] * t // T if k % 2 else L[k]
+
+
 def parameters(L: Sequence[int]) -> int:
     """Psi of an MLP: each layer has a weight per input and output and a bias per output."""
     return sum((a + 1) * b for a, b in pairwise(L))
 
 
-def padded_parameters(L: Sequence[int], N: int) -> int:
+def padded_parameters(L: Sequence[int], N: int, place: Place = WHOLE) -> int:
     """Psi with each layer rounded up to a multiple of N, which is what cutting it in N equal slices takes."""
-    return sum(-(-(a + 1) * b // N) * N for a, b in pairwise(L))
+    return sum(-(-size // N) * N for size in layer_sizes(L, place))
 
 
-def at_rest(stage: int, L: Sequence[int], N: int, precision: str, optimizer: str) -> dict[str, int]:
+def at_rest(
+    stage: int, L: Sequence[int], N: int, precision: str, optimizer: str, place: Place = WHOLE
+) -> dict[str, int]:
     """Bytes at rest per rank, exactly, by memory class: `model_states` of the padded parameters.
 
     Activations and buffers live within a step, so at rest there are none.
     """
-    states = model_states(stage, padded_parameters(L, N), N, WIDTH[precision], K(optimizer, precision))
+    states = model_states(stage, padded_parameters(L, N, place), N, WIDTH[precision], K(optimizer, precision))
     p, g, o = (int(x) for x in states)
     return {"parameters": p, "gradients": g, "optimizer_states": o, "activations": 0, "buffers": 0}
 
@@ -188,14 +220,14 @@ Collective = str | Callable[[int], str]
 """A name of `--collective`, or what names one for a bucket of so many bytes."""
 
 
-def buckets(L: Sequence[int], N: int, bucket: int = 0) -> list[int]:
+def buckets(L: Sequence[int], N: int, bucket: int = 0, place: Place = WHOLE) -> list[int]:
     """Elements of each bucket, padded, in order: a layer, or a layer cut at multiples of N.
 
     A cut bucket has at most `bucket` elements (0: no limit), but N at the least, one for each rank.
     """
     sizes = []
-    for a, b in pairwise(L):
-        padded = -(-(a + 1) * b // N) * N
+    for size in layer_sizes(L, place):
+        padded = -(-size // N) * N
         cut = max(N, bucket // N * N) if bucket else padded
         sizes += [cut] * (padded // cut) + [padded % cut] * (padded % cut > 0)
     return sizes
@@ -210,13 +242,14 @@ def traffic(
     k: int = 1,
     collective: Collective = "ring",
     rank: int = 0,
+    place: Place = WHOLE,
 ) -> dict[str, int]:
     """Bytes a rank sends in one step, exactly, by verb: `passes` times the slices that an algorithm sends.
 
     With an algorithm that meets the bandwidth bound that is `volume` of the padded parameters times w (N - 1) / N.
     """
     w, total = WIDTH[precision], dict.fromkeys(passes(stage, k), 0)
-    for verb, times, elements in _exchanges(stage, L, N, w, bucket, k, collective, rank):
+    for verb, times, elements in _exchanges(stage, L, N, w, bucket, k, collective, rank, place):
         total[verb] += times * elements * w
     return total
 
@@ -230,22 +263,99 @@ def messages(
     k: int = 1,
     collective: Collective = "ring",
     rank: int = 0,
+    place: Place = WHOLE,
 ) -> int:
     """Messages a rank sends in one step: for each bucket and pass, those of the algorithm, none above SEGMENT bytes."""
     w = WIDTH[precision]
-    exchanges = _exchanges(stage, L, N, w, bucket, k, collective, rank)
+    exchanges = _exchanges(stage, L, N, w, bucket, k, collective, rank, place)
     return sum(times * -(-elements * w // SEGMENT) for _, times, elements in exchanges)
 
 
 def _exchanges(
-    stage: int, L: Sequence[int], N: int, w: int, bucket: int, k: int, collective: Collective, rank: int
+    stage: int, L: Sequence[int], N: int, w: int, bucket: int, k: int, collective: Collective, rank: int, place: Place
 ) -> Iterator[tuple[str, int, int]]:
     """Yield (verb, how often in a step, elements sent) of each exchange of each bucket in which the rank sends."""
-    for size in buckets(L, N, bucket):
+    for size in buckets(L, N, bucket, place):
         name = collective if isinstance(collective, str) else collective(size * w)
         for verb, times in passes(stage, k).items():
             for slices in slices_sent(name, verb, N, rank):
                 yield verb, times, slices * (size // N)
+
+
+# model parallelism ---------------------------------------------------------------------------------------------------
+
+
+def micro_rows(B: int, N: int, rank: int, k: int = 1) -> list[int]:
+    """Rows of each of a rank's k micro-batches: of B rows it has each N-th, and of those a micro-batch each k-th."""
+    mine = len(range(rank, B, N))
+    return [len(range(m, mine, k)) for m in range(k)]
+
+
+def tensor_traffic(
+    L: Sequence[int], rows: Sequence[int], w: int, collective: Collective = "ring", place: Place = WHOLE
+) -> dict[str, int] | None:
+    """Bytes a tensor-parallel rank sends in one step, exactly, by verb, for micro-batches of so many rows.
+
+    A pair of layers all-reduces its outputs forward and the gradient of its inputs backward (Shoeybi et al. 2019,
+    arXiv:1909.08053, section 3); the model's input needs no gradient, and outputs that are cut are gathered, each
+    rank's in equal room. None where ranks have unequal slices and no formula says which of them an algorithm sends.
+    """
+    sent = {"all_reduce": 0, "all_gather": 0}
+    if place.T > 1:
+        for verb, elements in _joins(L, rows, place):
+            one = _sent(collective, verb, elements, w, place.T, place.t)
+            if one is None:
+                return None
+            sent[verb] += one * w
+    return sent
+
+
+def _joins(L: Sequence[int], rows: Sequence[int], place: Place) -> Iterator[tuple[str, int]]:
+    """Yield (verb, elements of the vector) of each collective of a step of a tensor-parallel rank."""
+    n = len(L) - 1
+    for r in rows:
+        for k in range(n * place.p // place.P, n * (place.p + 1) // place.P):
+            if k % 2:
+                yield "all_reduce", L[k + 1] * r
+            elif k > 0:
+                yield "all_reduce", L[k] * r
+            if k == n - 1 and not k % 2:
+                yield "all_gather", place.T * -(-L[-1] // place.T) * r
+
+
+def _sent(collective: Collective, verb: str, elements: int, w: int, N: int, rank: int) -> int | None:
+    """Elements that a rank sends of a vector that N may not divide: slice r is then from n r / N on, rounded down."""
+    name = collective if isinstance(collective, str) else collective(elements * w)
+    if elements % N == 0:
+        return sum(slices_sent(name, verb, N, rank)) * (elements // N)
+    if name in ("doubling", "binomial") and verb != "all_gather":
+        return sum(slices_sent(name, verb, N, rank)) // N * elements
+    if name not in ("ring", "pairwise", "native"):
+        return None
+    kept = [elements * (r + 1) // N - elements * r // N for r in (rank, (rank + 1) % N)]
+    return {
+        "all_reduce": 2 * elements - sum(kept),
+        "reduce_scatter": elements - kept[0],
+        "all_gather": elements - kept[1],
+    }[verb]
+
+
+def pipeline_traffic(L: Sequence[int], rows: Sequence[int], w: int, place: Place = WHOLE) -> dict[str, int]:
+    """Bytes a pipeline rank sends in one step: a micro-batch's outputs forward, the gradient of its inputs back."""
+    n, width = len(L) - 1, 0
+    if place.p < place.P - 1:
+        width += _width(L, n * (place.p + 1) // place.P, place)
+    if place.p > 0:
+        width += _width(L, n * place.p // place.P, place)
+    return {"send": width * sum(rows) * w}
+
+
+def bubble(P: Number, M: Number) -> Number:
+    """Share of a step in which a pipeline rank is idle, with M micro-batches: (P - 1) / (M + P - 1).
+
+    Where all ranks take equally long (Huang et al. 2019, arXiv:1811.06965, section 2.3: O((K - 1) / (M + K - 1))).
+    """
+    return (P - 1) / (M + P - 1)
 
 
 # collectives ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from zerosim.errors import InputError
+from zerosim.mlp import rectangles
 from zerosim.partition import Bucket
 from zerosim.rank import Rank
 from zerosim.weightfile import open_weights
@@ -32,48 +33,96 @@ def weights(rank: Rank) -> Iterator[tuple[Bucket, np.ndarray]]:
 
 
 class _Fill:
-    """Draws elements `start` and on of layer k; must be called in the order of the elements."""
+    """Fills elements `start` and on of what a rank holds of layer k; is called in the order of the elements."""
 
-    def __init__(self, widths: list[int], seed: int) -> None:
-        self._widths, self._seed = widths, seed
+    def __init__(self, rank: Rank) -> None:
+        self._parts = rank.model.parts
 
     def __call__(self, k: int, start: int, out: np.ndarray) -> None:
-        inputs, outputs = self._widths[k], self._widths[k + 1]
-        if start == 0:
-            self._random = np.random.default_rng([self._seed, 0, k])
-        drawn = out[: max(0, inputs * outputs - start)]
-        self._random.standard_normal(out=drawn, dtype=out.dtype)
-        drawn *= sqrt(2 / inputs)
-        out[drawn.size :] = 0
+        part = self._parts[k]
+        weights, stop = part.inputs * part.outputs, start + out.size
+        for at, rows, columns in rectangles(start, min(stop, weights), part.inputs, out.size):
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            values = out[at - start : at - start + height * width].reshape(height, width)
+            first = part.columns.start
+            self.weight(
+                part.layer, _moved(rows, part.rows.start), slice(first + columns.start, first + columns.stop), values
+            )
+        if stop > weights:
+            begin = max(start, weights)
+            self.bias(part.layer, _moved(slice(begin - weights, stop - weights), part.rows.start), out[begin - start :])
+
+    def weight(self, layer: int, rows: slice, columns: slice, out: np.ndarray) -> None:
+        """Fill a rectangle of W, whose rows never go back."""
+        raise NotImplementedError
+
+    def bias(self, layer: int, rows: slice, out: np.ndarray) -> None:
+        """Fill elements of b."""
+        raise NotImplementedError
+
+
+def _moved(span: slice, by: int) -> slice:
+    return slice(span.start + by, span.stop + by)
+
+
+class _Draw(_Fill):
+    """Draws every row of W in turn, and keeps of it what is asked for; `row` is room for the longest one."""
+
+    def __init__(self, rank: Rank, row: np.ndarray) -> None:
+        super().__init__(rank)
+        self._widths, self._seed, self._room = rank.model.widths, rank.config.seed, row
+        self._layer, self._next = -1, 0
+
+    def weight(self, layer: int, rows: slice, columns: slice, out: np.ndarray) -> None:
+        """See `_Fill`."""
+        inputs = self._widths[layer]
+        if layer != self._layer:
+            self._layer, self._next = layer, 0
+            self._random = np.random.default_rng([self._seed, 0, layer])
+            self._row = self._room[:inputs]
+        if rows.start == self._next and columns == slice(0, inputs):  # whole rows: at once
+            self._random.standard_normal(out=out, dtype=out.dtype)
+            self._next = rows.stop
+        else:
+            for row, target in zip(range(rows.start, rows.stop), out, strict=True):
+                while self._next <= row:
+                    self._random.standard_normal(out=self._row, dtype=out.dtype)
+                    self._next += 1
+                target[:] = self._row[columns]
+        out *= sqrt(2 / inputs)
+
+    def bias(self, layer: int, rows: slice, out: np.ndarray) -> None:
+        """See `_Fill`."""
+        out[:] = 0
 
 
 class _Read(_Fill):
-    """Reads elements `start` and on of layer k from an open safetensors file, rows at a time."""
+    """Reads from an open safetensors file."""
 
-    def __init__(self, widths: list[int], file: Any, path: str) -> None:
-        self._widths, self._file, self._path = widths, file, path
+    def __init__(self, rank: Rank, file: Any) -> None:
+        super().__init__(rank)
+        self._file, self._path = file, rank.config.init
 
-    def __call__(self, k: int, start: int, out: np.ndarray) -> None:
-        inputs, outputs = self._widths[k], self._widths[k + 1]
-        stop = start + out.size
-        boundary = inputs * outputs
-        if start < boundary:
-            end = min(stop, boundary)
-            first, last = start // inputs, -(-end // inputs)
-            rows = self._file.get_slice(f"layers.{k}.weight")[first:last]
-            out[: end - start] = rows.reshape(-1)[start - first * inputs : end - first * inputs]
-        if stop > boundary:
-            begin = max(start, boundary)
-            bias = self._file.get_slice(f"layers.{k}.bias")
-            out[begin - start :] = bias[begin - boundary : stop - boundary]
+    def weight(self, layer: int, rows: slice, columns: slice, out: np.ndarray) -> None:
+        """See `_Fill`."""
+        out[...] = self._file.get_slice(f"layers.{layer}.weight")[rows, columns]
+        self._check(layer, out)
+
+    def bias(self, layer: int, rows: slice, out: np.ndarray) -> None:
+        """See `_Fill`."""
+        out[:] = self._file.get_slice(f"layers.{layer}.bias")[rows]
+        self._check(layer, out)
+
+    def _check(self, layer: int, out: np.ndarray) -> None:
         if not np.isfinite(out).all():
-            raise InputError(f"init {self._path}: layer {k} has a value that is not finite")
+            raise InputError(f"init {self._path}: layer {layer} has a value that is not finite")
 
 
 @contextmanager
 def _source(rank: Rank) -> Iterator[_Fill]:
     if rank.config.init is None:
-        yield _Fill(rank.model.widths, rank.config.seed)
+        with rank.ledger.borrow("buffers", max(rank.model.widths), rank.precision.compute) as row:
+            yield _Draw(rank, row)
         return
     with open_weights(rank.config.init, rank.model.widths) as file:
-        yield _Read(rank.model.widths, file, rank.config.init)
+        yield _Read(rank, file)

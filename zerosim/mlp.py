@@ -5,18 +5,19 @@ row of the data, so that what a panel of W makes is one piece of memory. Shapes:
 
     x (inputs, rows)    W (outputs, inputs)    b (outputs,)    y (outputs, rows)
 
-A layer's parameters are one vector: W row by row, then b. Numbers are stored in one dtype and computed in another (the
+A layer's parameters are one vector: W row by row, then b. A rank may hold consecutive layers only (`Part`): what comes
+into the first of them is then another rank's. Numbers are stored in one dtype and computed in another (the
 same in fp32). Where they differ, panels of W of about `PANEL` elements are decoded to scratch, multiplied there, and
 the result is encoded where it belongs, so that no array of a layer's size is needed for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 
 import numpy as np
 
 from zerosim.ledger import Ledger
+from zerosim.parallel import Part, parts
 from zerosim.precision import decode, encode
 
 PANEL = 1 << 18
@@ -28,19 +29,29 @@ class MLP:
 
     `dtype` is what parameters, gradients and activations are stored in, `compute` what products are summed in. All
     scratch comes from `ledger`. The methods take a layer's number `k` and its parameters as one vector, which may be
-    longer than the layer (padding is not looked at).
+    longer than the layer (padding is not looked at). `held` is what this rank holds, if not the whole model.
     """
 
-    def __init__(self, widths: list[int], dtype: np.dtype, compute: np.dtype, ledger: Ledger) -> None:
+    def __init__(
+        self, widths: list[int], dtype: np.dtype, compute: np.dtype, ledger: Ledger, held: list[Part] | None = None
+    ) -> None:
         self.widths = widths
         self.dtype, self.compute, self.ledger = dtype, compute, ledger
-        self.layers = range(len(widths) - 1)
-        self.sizes = [(a + 1) * b for a, b in pairwise(widths)]
+        self.parts = held or parts(widths)
+        self.layers = range(len(self.parts))
+        """Numbers of the layers held, from 0."""
+        self.sizes = [part.size for part in self.parts]
+        self.first, self.last = self.parts[0].layer == 0, self.parts[-1].layer == len(widths) - 2
+        """Whether the model's first and its last layer are held."""
 
     def views(self, k: int, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return W (outputs, inputs) and b (outputs,) as views of layer k's parameters."""
-        inputs, outputs = self.widths[k], self.widths[k + 1]
+        inputs, outputs = self.parts[k].inputs, self.parts[k].outputs
         return parameters[: outputs * inputs].reshape(outputs, inputs), parameters[outputs * inputs : self.sizes[k]]
+
+    def has_relu(self, k: int) -> bool:
+        """Whether there is a relu after layer k: after all but the model's last."""
+        return not self.last or k < self.layers[-1]
 
     def _most(self, length: int, scratch: bool = False) -> int:
         """How many rows or columns of this length are handled at a time: all, if nothing goes through scratch."""
@@ -50,19 +61,30 @@ class MLP:
 
     def forward(self, k: int, parameters: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Return y = relu(W x + b) as a new array of activations, which the caller releases; no relu at the end."""
-        W, b = self.views(k, parameters)
+        _, b = self.views(k, parameters)
+        relu = self.has_relu(k)
+        return self.product(k, parameters, x, lambda y, rows: self.activate(y, b[rows], relu))
+
+    def product(
+        self, k: int, parameters: np.ndarray, x: np.ndarray, then: Callable[[np.ndarray, slice], None] | None = None
+    ) -> np.ndarray:
+        """Return W x as a new array of activations; `then` is called with each panel of rows, before it is rounded."""
+        W, _ = self.views(k, parameters)
         y = self.ledger.take("activations", (W.shape[0], x.shape[1]), self.dtype)
         with self._decoded(x) as x_:
             for rows in panels(W.shape[0], self._most(W.shape[1])):
-                self._forward_panel(x_, W[rows], b[rows], y[rows], relu=k < self.layers[-1])
+                with self._decoded(W[rows]) as W_, self._encoding(y[rows]) as y_:
+                    np.matmul(W_, x_, out=y_)
+                    if then:
+                        then(y_, rows)
         return y
 
-    def _forward_panel(self, x: np.ndarray, W: np.ndarray, b: np.ndarray, y: np.ndarray, relu: bool) -> None:
-        with self._decoded(W) as W_, self._encoding(y) as y_:
-            np.matmul(W_, x, out=y_)
-            y_ += b[:, None]
-            if relu:
-                np.maximum(y_, 0, out=y_)
+    @staticmethod
+    def activate(y: np.ndarray, b: np.ndarray, relu: bool) -> None:
+        """Add the bias to W x, and apply the relu if there is one, in place."""
+        y += b[:, None]
+        if relu:
+            np.maximum(y, 0, out=y)
 
     # backward --------------------------------------------------------------------------------------------------------
 
@@ -99,7 +121,12 @@ class MLP:
             np.sum(dy_, axis=1, out=db_)
 
     def input_gradient(self, k: int, parameters: np.ndarray, dy: np.ndarray, x: np.ndarray) -> None:
-        """Replace layer k's input `x`, the relu of the layer before, by its gradient, W' dy where x > 0 and else 0."""
+        """Replace layer k's input `x`, the relu of the layer before, by its gradient, W' dy where x > 0 and else 0.
+
+        The model's own input is data and needs none.
+        """
+        if self.parts[k].layer == 0:
+            return
         W, _ = self.views(k, parameters)
         with self._decoded(dy) as dy_:
             for columns in panels(W.shape[1], self._most(W.shape[0])):
@@ -111,6 +138,11 @@ class MLP:
             with self._decoded(W) as W_, self._encoding(x) as dx:
                 np.matmul(W_.T, dy, out=dx)
                 dx *= alive
+
+    @contextmanager
+    def all_outputs(self, outputs: np.ndarray) -> Iterator[np.ndarray]:
+        """The model's outputs where a rank makes some of them: here, all; what becomes of them is put back."""
+        yield outputs
 
     # loss ------------------------------------------------------------------------------------------------------------
 

@@ -1,21 +1,23 @@
-"""What one rank works with: its ledger, its door, the layout, the numerics. A stage adds the arrays and the steps."""
+"""What one rank works with: its ledger, its doors, the layout, the numerics. A stage adds the arrays and the steps."""
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from zerosim.collectives import Algorithm
-from zerosim.comm import open_door
+from zerosim.comm import CONTROL, open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, share
 from zerosim.ledger import Ledger
 from zerosim.mlp import MLP
 from zerosim.optim import Optimizer, sum_of_squares
+from zerosim.parallel import Grid, parts
 from zerosim.partition import Bucket, Layout
 from zerosim.precision import LossScale, add, finite, precision
+from zerosim.tensor_parallel import TensorParallelMLP
 from zerosim.transport import Transport
 
 
@@ -34,6 +36,10 @@ class Rank:
     `parameters`, `gradients` and `states` are what the stage's `allocate` makes of them: full vectors of
     `layout.padded` elements, or this rank's shard of `layout.shard`. `collective` is what was chosen for the whole
     training; left out, it is looked up.
+
+    There is a door to each group of ranks that this one works with, and all of them are in `doors`: `comm` to those
+    among which ZeRO shares out what they hold alike, `tensor` to those that hold the other parts of its layers, `pipe`
+    to those that hold other layers, `world` to all.
     """
 
     parameters: np.ndarray
@@ -47,14 +53,33 @@ class Rank:
         self._transport, self._collective = transport, collective
         self.precision = precision(config.precision)
         self.ledger = Ledger()
-        self.comm = open_door(transport, self.ledger, collective or config.collective)
-        widths = [data.x.shape[1], *config.hidden, data.outputs]
-        self.model = MLP(widths, self.precision.dtype, self.precision.compute, self.ledger)
-        self.layout = Layout(self.model.sizes, transport.size, transport.rank, config.bucket)
+        self.grid = Grid(transport.size, config.tensor_parallel, config.pipeline)
+        self._transports = {"world": transport, **transports(transport, self.grid)}
+        self.doors = {
+            group: open_door(place, self.ledger, collective or config.collective)
+            for group, place in self._transports.items()
+        }
+        self.comm, self.tensor = self.doors["data"], self.doors["tensor"]
+        self.pipe, self.world = self.doors["pipeline"], self.doors["world"]
+        self.model = self._model([data.x.shape[1], *config.hidden, data.outputs])
+        self.layout = Layout(self.model.sizes, self.comm.size, self.comm.rank, config.bucket)
         self.optimizer = Optimizer(config.optimizer, config.lr or 0.0, config.weight_decay or 0.0, self.precision.mixed)
         self.loss_scale = LossScale(self.precision.loss_scaling)
         self.phases: list[Phase] = []
         """The beginnings of the phases of the current step."""
+
+    def _model(self, widths: list[int]) -> MLP:
+        numerics = (self.precision.dtype, self.precision.compute)
+        layers = self.grid.layers(self.pipe.rank, len(widths) - 1)
+        held = parts(widths, self.tensor.size, self.tensor.rank, layers)
+        if self.tensor.size > 1:
+            return TensorParallelMLP(widths, *numerics, self.ledger, held, self.tensor)
+        return MLP(widths, *numerics, self.ledger, held)
+
+    def moved(self) -> tuple[int, int]:
+        """Return all bytes sent so far, and all bytes received, through any door."""
+        doors = self.doors.values()
+        return sum(door.sent.total() for door in doors), sum(door.received for door in doors)
 
     def stand_in(self) -> "Rank":
         """Return another rank like this one, with books of its own and nothing allocated."""
@@ -81,44 +106,56 @@ class Rank:
 
     def phase(self, name: str) -> None:
         """Say what begins now; the time until the next call is this phase's."""
-        self.phases.append(Phase(time.perf_counter(), self.comm.seconds, self.comm.waited, name))
+        inside = sum(door.seconds for door in self.doors.values())
+        waited = sum(place.waited for place in {id(place): place for place in self._transports.values()}.values())
+        self.phases.append(Phase(time.perf_counter(), inside, waited, name))
 
-    def micro_batches(self, batch: np.ndarray) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
-        """Cut this rank's rows of a global batch (row numbers) into micro-batches: activations [x], and targets y."""
+    def micro_batches(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Cut this rank's rows of a global batch (row numbers) into micro-batches."""
         rows = share(batch, self.comm.rank, self.comm.size)
-        for micro in range(self.config.grad_accum):
-            yield self.load(rows[micro :: self.config.grad_accum])
+        return [rows[m :: self.config.grad_accum] for m in range(self.config.grad_accum)]
 
-    def load(self, rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Copy rows of the data, as columns: the activations so far, [x], which the caller releases, and targets y."""
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows of the data, as columns, as an array of activations, which the caller releases."""
         x = self.ledger.take("activations", (self.data.x.shape[1], rows.size), self.precision.dtype)
         with self.ledger.borrow("buffers", x.shape[::-1], x.dtype) as picked:
             np.take(self.data.x, rows, axis=0, out=picked, mode="clip")
             x[...] = picked.T
-        return [x], self.data.y[rows]
+        return x
 
-    def loss(self, outputs: np.ndarray, y: np.ndarray) -> float:
+    def loss(self, outputs: np.ndarray, rows: np.ndarray) -> float:
         """Return the loss summed over rows; `outputs` become the scaled gradient of the mean over the global batch."""
         scale = self.loss_scale.value / self.config.batch_size
         loss = self.model.cross_entropy if self.data.classes is not None else self.model.squared_error
-        return loss(outputs, y, scale)
+        with self.model.all_outputs(outputs) as every:
+            return loss(every, self.data.y[rows], scale)
+
+    def correct(self, outputs: np.ndarray, rows: np.ndarray) -> float:
+        """Return how many rows' greatest output is that of their class."""
+        with self.model.all_outputs(outputs) as every:
+            return float(np.count_nonzero(every.argmax(axis=0) == self.data.y[rows]))
+
+    def sum(self, known: Sequence[float], *numbers: float) -> list[float]:
+        """Return each number's sum over all ranks; those `known` alike to tensor-parallel ranks count once."""
+        return self.world.sum(*(number if self.tensor.rank == 0 else 0.0 for number in known), *numbers)
 
     def agree(self, loss: float) -> tuple[float, float | None]:
         """Return the loss summed over the ranks, and the factor that undoes the loss scale and clips the gradient.
 
         The factor None says that all ranks skip this step; if not, it is the optimizer's next one.
-        One all-reduce of a few numbers does it. Where the norm is needed, each rank squares its own slices; their sum
-        is the square of the whole gradient's norm. If any number on any rank has overflowed, that sum is not finite on
+        One all-reduce of a few numbers does it. Where the norm is needed, each rank squares its own slices, except for
+        what tensor-parallel ranks hold alike and another one counts; their sum is the square of the whole gradient's
+        norm. If any number on any rank has overflowed, that sum is not finite on
         all of them, and where no norm is needed, an inf says so. Clipping is PyTorch's clip_grad_norm_.
         """
         clip, scale = self.config.clip_norm, self.loss_scale.value
         squares = 0.0
-        slices = [self.own(self.gradients, bucket) for bucket in self.layout.buckets()]
+        slices = [self.own(self.gradients, bucket)[: self._counted(bucket)] for bucket in self.layout.buckets()]
         if clip is not None:
             squares = sum(sum_of_squares(gradient, self.precision.compute, self.ledger) for gradient in slices)
         elif self.loss_scale.on and not all(finite(gradient, self.ledger) for gradient in slices):
             squares = math.inf
-        loss, squares = self.comm.sum(loss, squares)
+        loss, squares = self.sum([loss], squares)
         overflowed = self.loss_scale.on and not math.isfinite(squares)
         self.loss_scale.update(overflowed)
         if overflowed:
@@ -126,6 +163,16 @@ class Rank:
         self.optimizer.t += 1
         factor = 1.0 if clip is None else min(1.0, clip / (math.sqrt(squares) / scale + 1e-6))
         return loss, factor / scale
+
+    def _counted(self, bucket: Bucket) -> int:
+        """How many elements of the own slice of a bucket count for the norm of the whole gradient, from the first on.
+
+        A row-cut layer's biases are the same on all tensor-parallel ranks: the first one's count.
+        """
+        part = self.model.parts[bucket.layer]
+        if part.cut != "row" or self.tensor.rank == 0:
+            return bucket.part.stop - bucket.part.start
+        return max(0, part.inputs * part.outputs - (bucket.start + bucket.part.start))
 
     def accumulate(self, total: np.ndarray, gradient: np.ndarray) -> None:
         """Add a gradient to that of the micro-steps before."""
@@ -148,16 +195,66 @@ class Rank:
         source = self.states.get("master", self.parameters)
         return [self.own(source, bucket) for bucket in self.layout.buckets()]
 
-    def weights(self) -> Iterator[tuple[Bucket, np.ndarray]]:
-        """Yield each bucket's full-precision weights, without padding, gathered from the slices of all ranks.
+    def weights(self) -> Iterator[np.ndarray]:
+        """Yield each layer's full-precision weights, W row by row, then b, the same on every rank.
 
-        One bucket at a time: no rank needs room for all of them. The array is lent until the next one.
+        They are gathered from all ranks, a layer at a time: no rank needs room for all of them. The array is lent until
+        the next one.
         """
-        largest = max(bucket.size for bucket in self.layout.buckets())
-        with self.ledger.borrow("buffers", largest, self.precision.compute) as room:
-            for bucket, own in zip(self.layout.buckets(), self.own_weights(), strict=True):
-                full = room[: bucket.size]
-                full[bucket.part] = own
-                with self.comm.booked_as("control"):
-                    self.comm.all_gather(full)
-                yield bucket, full[: bucket.stop - bucket.start]
+        sizes = [part.size for part in parts(self.model.widths)]
+        with self.ledger.borrow("buffers", max(sizes), self.precision.compute) as room:
+            for layer, size in enumerate(sizes):
+                full = room[:size]
+                p = self.grid.pipeline_rank(layer, len(sizes))
+                if p == self.pipe.rank:
+                    self._whole_layer(layer, full)
+                with self.pipe.booked_as(CONTROL):
+                    self.pipe.broadcast(full, p)
+                yield full
+
+    def _whole_layer(self, layer: int, full: np.ndarray) -> None:
+        """Fill `full` with a layer, from the tensor-parallel ranks' parts of it."""
+        k, T, widths = layer - self.model.parts[0].layer, self.tensor.size, self.model.widths
+        if T == 1:
+            self._own_part(k, full)
+            return
+        every = [parts(widths, T, t, range(layer, layer + 1))[0] for t in range(T)]
+        W = full[: widths[layer] * widths[layer + 1]].reshape(widths[layer + 1], widths[layer])
+        b = full[W.size :]
+        with self.ledger.borrow("buffers", (T, max(part.size for part in every)), full.dtype) as room:
+            self._own_part(k, room[self.tensor.rank])
+            with self.tensor.booked_as(CONTROL):
+                self.tensor.all_gather(room.reshape(-1))
+            for part, values in zip(every, room, strict=True):
+                weights = part.outputs * part.inputs
+                W[part.rows, part.columns] = values[:weights].reshape(part.outputs, part.inputs)
+                if part.cut == "row" and part is not every[0]:
+                    _check_same(values[weights : part.size], b)
+                b[part.rows] = values[weights : part.size]
+
+    def _own_part(self, k: int, out: np.ndarray) -> None:
+        """Fill `out` with what this rank holds of a layer, from the data-parallel ranks' slices."""
+        source = self.states.get("master", self.parameters)
+        buckets = self.layout.buckets(k)
+        with (
+            self.comm.booked_as(CONTROL),
+            self.ledger.borrow("buffers", max(bucket.size for bucket in buckets), out.dtype) as room,
+        ):
+            for bucket in buckets:
+                full, weights = room[: bucket.size], out[bucket.start : bucket.stop]
+                full[bucket.part] = self.own(source, bucket)
+                self.comm.all_gather(full)
+                weights[:] = full[: weights.size]
+                if self.parameters.size == self.layout.padded:
+                    _check_same(self.parameters[bucket.full], weights)
+
+
+def _check_same(parameters: np.ndarray, weights: np.ndarray) -> None:
+    """What several ranks hold must be the same on all of them."""
+    if parameters[: weights.size].tobytes() != weights.astype(parameters.dtype).tobytes():
+        raise RuntimeError("this rank's parameters differ from the weights that the ranks own")
+
+
+def transports(world: Transport, grid: Grid) -> dict[str, Transport]:
+    """Return this rank's places among those it works with, by "tensor", "data" and "pipeline"."""
+    return {group: world.part(ranks) for group, ranks in grid.groups(world.rank).items()}

@@ -29,6 +29,7 @@ def build_report(records: Records) -> dict[str, Any]:
         "world_size": records.world_size,
         "backend": records.backend,
         "config": records.config.asdict(),
+        "grid": _grid(records),
         "model": {
             "layers": records.widths,
             "parameters": records.parameters,
@@ -40,12 +41,25 @@ def build_report(records: Records) -> dict[str, Any]:
     }
 
 
+def _grid(records: Records) -> dict[str, Any]:
+    """Where each rank stands, and which layers are its."""
+    grid, n = records.grid, len(records.widths) - 1
+    places = [grid.place(rank) for rank in range(grid.size)]
+    return {
+        "tensor_parallel": grid.tensor,
+        "data_parallel": grid.data,
+        "pipeline": grid.pipeline,
+        "ranks": [{"tensor": t, "data": d, "pipeline": p, "layers": [*grid.layers(p, n)]} for t, d, p in places],
+    }
+
+
 def _run(records: Records, run: Run) -> dict[str, Any]:
-    config, L, N = records.config, records.widths, records.world_size
-    at_rest = formulas.at_rest(run.stage, L, N, config.precision, config.optimizer)
-    traffic = [_traffic(run, records, rank) for rank in range(N)]
+    config, L, ranks = records.config, records.widths, range(records.world_size)
+    D, place = records.grid.data, partial(_place, records)
+    at_rest = [formulas.at_rest(run.stage, L, D, config.precision, config.optimizer, place(rank)) for rank in ranks]
+    traffic = {group: [_traffic(run, records, group, rank) for rank in ranks] for group in run.sent_per_step}
     memory = {
-        "at_rest": {"measured": run.at_rest, "formula": at_rest},
+        "at_rest": {"measured": run.at_rest, "formula": max(at_rest, key=_total), "formula_per_rank": at_rest},
         "peak": {"measured": run.peak},
         "timeline": run.timeline,
     }
@@ -64,14 +78,11 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
         "traffic": {
             "modelled": config.collective == NATIVE,
             "collectives": {str(nbytes): name for nbytes, name in run.who},
-            "per_step": {
-                "measured": [{verb: sent.get(verb, 0) for verb in VERBS} for sent in run.sent_per_step],
-                "formula": max(traffic, key=lambda sent: sum(sent.values())),
-                "formula_per_rank": traffic,
-            },
+            "per_step": _per_step(run, traffic, "data"),
+            "model_parallel": {group: _per_step(run, traffic, group) for group in _model_parallel(records)},
             "control": run.control,
             "messages": run.messages_per_step,
-            "messages_formula": [_messages(run, records, rank) for rank in range(N)],
+            "messages_formula": [_messages(run, records, rank) for rank in ranks],
             "sent": run.sent,
             "received": run.received,
             "sent_equals_received": sum(run.sent) == sum(run.received),
@@ -81,26 +92,67 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
     }
 
 
-def _traffic(run: Run, records: Records, rank: int) -> dict[str, int]:
+Sent = dict[str, int] | None
+"""Bytes by verb; None where no formula says so."""
+
+
+def _per_step(run: Run, formula: dict[str, list[Sent]], group: str) -> dict[str, Any]:
+    verbs = ("send",) if group == "pipeline" else VERBS
+    return {
+        "measured": [{verb: sent.get(verb, 0) for verb in verbs} for sent in run.sent_per_step[group]],
+        "formula": max(formula[group], key=_total),
+        "formula_per_rank": formula[group],
+    }
+
+
+def _total(bytes_: Sent) -> int:
+    return sum(bytes_.values()) if bytes_ else 0
+
+
+def _model_parallel(records: Records) -> list[str]:
+    sizes = {"tensor": records.grid.tensor, "pipeline": records.grid.pipeline}
+    return [group for group, size in sizes.items() if size > 1]
+
+
+def _place(records: Records, rank: int) -> formulas.Place:
+    """Which part of the model a rank holds, as the formulas take it."""
+    t, _, p = records.grid.place(rank)
+    return formulas.Place(records.grid.tensor, t, records.grid.pipeline, p)
+
+
+def _traffic(run: Run, records: Records, group: str, rank: int) -> Sent:
     """What a rank should send in a step, by verb: the formula's word, or for a reader's algorithm its exchanges'."""
-    config, L, N = records.config, records.widths, records.world_size
+    config, L, D, place = records.config, records.widths, records.grid.data, _place(records, rank)
+    d, w = records.grid.place(rank)[1], formulas.WIDTH[config.precision]
+    rows = formulas.micro_rows(config.batch_size, D, d, config.grad_accum)
+    if group == "pipeline":
+        return formulas.pipeline_traffic(L, rows, w, place)
+    sent: Sent
     if records.slices_sent is not None:
-        slice_bytes = formulas.WIDTH[config.precision] * (formulas.padded_parameters(L, N) // N)
+        if group == "tensor":
+            return None
+        slice_bytes = w * (formulas.padded_parameters(L, D, place) // D)
         times = formulas.passes(run.stage, config.grad_accum)
-        sent = {verb: n * records.slices_sent[verb][rank] * slice_bytes for verb, n in times.items()}
+        sent = {verb: n * records.slices_sent[verb][d] * slice_bytes for verb, n in times.items()}
+    elif group == "tensor":
+        sent = formulas.tensor_traffic(L, rows, w, _collective(config.collective, place.T), place)
     else:
-        collective = _collective(config.collective, N)
-        sent = formulas.traffic(run.stage, L, N, config.precision, config.bucket, config.grad_accum, collective, rank)
-    return {verb: sent.get(verb, 0) for verb in VERBS}
+        collective = _collective(config.collective, D)
+        sent = formulas.traffic(
+            run.stage, L, D, config.precision, config.bucket, config.grad_accum, collective, d, place
+        )
+    return sent and {verb: sent.get(verb, 0) for verb in VERBS}
 
 
 def _messages(run: Run, records: Records, rank: int) -> int | None:
     """How many messages a rank should send in a step; None where no formula says so."""
-    config, L, N = records.config, records.widths, records.world_size
-    if config.collective == NATIVE or records.slices_sent is not None:
+    config, grid = records.config, records.grid
+    if config.collective == NATIVE or records.slices_sent is not None or grid.size > grid.data:
         return None
-    collective = _collective(config.collective, N)
-    return formulas.messages(run.stage, L, N, config.precision, config.bucket, config.grad_accum, collective, rank)
+    collective = _collective(config.collective, grid.data)
+    return formulas.messages(
+        run.stage, records.widths, grid.data, config.precision, config.bucket, config.grad_accum, collective, rank
+    )
 
 
 def _collective(name: str, N: int) -> formulas.Collective:
@@ -152,17 +204,26 @@ def binary(nbytes: float) -> str:
     return f"{nbytes:.4g} {unit}"
 
 
-def total_at_rest(run: dict[str, Any]) -> tuple[int, int, bool]:
+def total_at_rest(run: dict[str, Any]) -> tuple[int, int | None, bool]:
     """Return bytes at rest of the fullest rank, the formula's, and whether all classes of all ranks equal it."""
-    measured, formula = run["memory"]["at_rest"]["measured"], run["memory"]["at_rest"]["formula"]
-    return max(sum(m.values()) for m in measured), sum(formula.values()), all(m == formula for m in measured)
+    return _fullest(run["memory"]["at_rest"])
 
 
-def total_sent(run: dict[str, Any]) -> tuple[int, int, bool]:
+def total_sent(run: dict[str, Any]) -> tuple[int, int | None, bool]:
     """Return bytes sent per step by the busiest rank, the formula's, and whether all verbs of all ranks equal it."""
-    step = run["traffic"]["per_step"]
-    measured, formula = step["measured"], step["formula"]
-    return max(sum(m.values()) for m in measured), sum(formula.values()), measured == step["formula_per_rank"]
+    return _fullest(run["traffic"]["per_step"])
+
+
+def _fullest(book: dict[str, Any]) -> tuple[int, int | None, bool]:
+    """Return the greatest total of a rank, the formula's, and whether all of all ranks are equal.
+
+    None, and True, where no formula says anything.
+    """
+    measured, formula = book["measured"], book["formula_per_rank"]
+    counted = max(map(_total, measured))
+    if None in formula:
+        return counted, None, True
+    return counted, max(map(_total, formula)), measured == formula
 
 
 def format_report(report: dict[str, Any], width: int = 80) -> str:
@@ -191,13 +252,53 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
         )
     ranks = "rank" if report["world_size"] == 1 else "ranks"
     layers = " x ".join(map(str, model["layers"]))
+    grid, more = report["grid"], model["padded_parameters"] - model["parameters"]
+    standing = ", ".join(
+        f"{grid[name]} {name.replace('_', '-')}" for name in ("tensor_parallel", "data_parallel", "pipeline")
+    )
+    in_parts = grid["data_parallel"] < report["world_size"]
     heading = (
-        f"{report['world_size']} {ranks} ({report['backend']}), layers {layers}: {model['parameters']:,} parameters "
-        f"({model['padded_parameters'] - model['parameters']} more as padding), {config['optimizer']}, "
+        f"{report['world_size']} {ranks} ({report['backend']}{': ' + standing if in_parts else ''}), "
+        f"layers {layers}: {model['parameters']:,} parameters "
+        f"({more} more as padding{' and as biases that several ranks hold' if grid['tensor_parallel'] > 1 else ''}), "
+        f"{config['optimizer']}, "
         f"{config['precision']}; {data['train_rows']} rows of {data['name']}, {config['batch_size']} per step, "
         f"{report['runs'][0]['steps']} steps. Bytes are per rank."
     )
-    return console_text(heading, table, *_verdicts(report), *_witnesses(report), width=width)
+    return console_text(heading, table, *_parts(report), *_verdicts(report), *_witnesses(report), width=width)
+
+
+def _parts(report: dict[str, Any]) -> list[Any]:
+    """Of each part of the model: its layers, and what the ranks that hold it send to those that hold others."""
+    from rich import box
+    from rich.table import Table
+
+    run = report["runs"][-1]
+    books = run["traffic"]["model_parallel"]
+    if not books:
+        return []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("pipe\nrank", "tensor\nrank", "\nlayers", "at rest,\ncounted"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for group in books:
+        table.add_column(f"{group} traffic\ncounted = formula", justify="center", no_wrap=True)
+    places: dict[tuple[int, int], list[int]] = {}
+    for rank, place in enumerate(report["grid"]["ranks"]):
+        places.setdefault((place["pipeline"], place["tensor"]), []).append(rank)
+    for (p, t), ranks in places.items():
+        own = report["grid"]["ranks"][ranks[0]]["layers"]
+        held = max(sum(run["memory"]["at_rest"]["measured"][rank].values()) for rank in ranks)
+        cells = [_equation(*_fullest({k: _of(v, ranks) for k, v in book.items()})) for book in books.values()]
+        table.add_row(str(p), str(t), f"{own[0]}" + (f"-{own[-1]}" if len(own) > 1 else ""), si(held), *cells)
+    return [
+        f"Parts of the model at stage {run['stage']}, the fullest rank of each, and what it sends in a step:",
+        table,
+    ]
+
+
+def _of(book: Any, ranks: list[int]) -> Any:
+    """Those ranks' part of a list per rank."""
+    return [book[rank] for rank in ranks] if isinstance(book, list) else book
 
 
 def console_text(*parts: Any, width: int = 80) -> str:
@@ -291,9 +392,13 @@ def _choices_line(report: dict[str, Any]) -> str:
     return f"Collectives, picked by size: {', '.join(spans)}."
 
 
+def _books(run: dict[str, Any]) -> list[dict[str, Any]]:
+    return [run["memory"]["at_rest"], run["traffic"]["per_step"], *run["traffic"]["model_parallel"].values()]
+
+
 def _books_line(report: dict[str, Any]) -> str:
     runs, collective = report["runs"], report["config"]["collective"]
-    books = all(total_at_rest(run)[2] and total_sent(run)[2] for run in runs)
+    books = all(_fullest(book)[2] for run in runs for book in _books(run))
     balance = all(run["traffic"]["sent_equals_received"] for run in runs)
     if not (books and balance):
         return (
@@ -334,7 +439,9 @@ def _weights_line(report: dict[str, Any]) -> str:
     return f"Weights: NOT identical: to the bit, {same}."
 
 
-def _equation(counted: int, formula: int, equal: bool) -> str:
+def _equation(counted: int, formula: int | None, equal: bool) -> str:
+    if formula is None:
+        return si(counted)
     return f"{si(counted):>8} {'=' if equal else '≠'} {si(formula):<8}"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from zerosim import formulas
 from zerosim.errors import InputError
+from zerosim.parallel import Grid
 
 _SHARE = 0.9
 """Of the memory that can be filled: libraries and the system need some too."""
@@ -18,14 +19,20 @@ def check_room(what: str, nbytes: int, here: int) -> None:
         raise InputError(f"{what}: {nbytes:,} bytes {where} are too many for this machine, which has {there:,}")
 
 
-def check_states(stages: Sequence[int], L: Sequence[int], N: int, precision: str, optimizer: str, here: int) -> None:
-    """Raise InputError if `here` of N ranks cannot hold the states of a model; what a step needs besides comes on top.
+def check_states(
+    stages: Sequence[int], L: Sequence[int], grid: Grid, precision: str, optimizer: str, here: int
+) -> None:
+    """Raise InputError if `here` ranks cannot hold the states of a model; what a step needs besides comes on top.
 
     `L` are the layer widths, inputs first.
     """
+    places = {(t, p) for t, _, p in map(grid.place, range(min(here, grid.size)))}
     for stage in stages:
-        states = sum(formulas.at_rest(stage, L, N, precision, optimizer).values())
-        check_room(f"stage {stage}: the states of {formulas.parameters(L):,} parameters", states, min(here, N))
+        states = max(
+            sum(formulas.at_rest(stage, L, grid.data, precision, optimizer, place).values())
+            for place in (formulas.Place(grid.tensor, t, grid.pipeline, p) for t, p in places)
+        )
+        check_room(f"stage {stage}: the states of {formulas.parameters(L):,} parameters", states, min(here, grid.size))
 
 
 def _memory() -> int:

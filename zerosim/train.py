@@ -23,9 +23,11 @@ from zerosim.data import Dataset, batches, convert, load, share, split
 from zerosim.errors import Diverged, InputError
 from zerosim.heap import give_back, keep
 from zerosim.ledger import CLASSES, Ledger
+from zerosim.parallel import GROUPS, Grid, parts
 from zerosim.precision import precision
 from zerosim.rank import Phase, Rank
 from zerosim.room import check_states
+from zerosim.schedule import outputs
 from zerosim.stages import STAGES
 from zerosim.transport import Transport, connect
 from zerosim.weightfile import WeightWriter, check_writable, open_weights
@@ -52,8 +54,8 @@ class Run:
     """Per rank: bytes by memory class, after the last step."""
     peak: list[dict[str, int]] = field(default_factory=list)
     """Per rank: bytes by memory class and "total", at the greatest total within any step."""
-    sent_per_step: list[dict[str, int]] = field(default_factory=list)
-    """Per rank: bytes sent by verb in each step (they are all alike)."""
+    sent_per_step: dict[str, list[dict[str, int]]] = field(default_factory=dict)
+    """By group of ranks ("data", "tensor", "pipeline"), per rank: bytes sent by verb in each step (all are alike)."""
     messages_per_step: list[int] = field(default_factory=list)
     control: list[int] = field(default_factory=list)
     """Per rank: bytes sent in the whole run for loss, norm, overflow flags, evaluation and the weights' hash."""
@@ -81,10 +83,16 @@ class Records:
     widths: list[int]
     parameters: int
     padded_parameters: int
+    """Elements of all tensor-parallel and pipeline ranks that make a model together."""
     data: dict[str, Any]
     runs: list[Run]
     slices_sent: dict[str, list[int]] | None = None
-    """Of a reader's own collective, which no formula knows: slices that each rank's exchanges send, by verb."""
+    """Of a reader's own collective, which no formula knows: slices that each data-parallel rank sends, by verb."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where the ranks stand."""
+        return Grid(self.world_size, self.config.tensor_parallel, self.config.pipeline)
 
 
 def train(config: Config, comm: Any = None, data: Dataset | None = None, progress: Progress | None = None) -> Records:
@@ -130,8 +138,8 @@ def _train(transport: Transport, config: Config, data: Dataset | None, progress:
         world_size=transport.size,
         backend=transport.backend,
         widths=rank.model.widths,
-        parameters=rank.layout.parameters,
-        padded_parameters=rank.layout.padded,
+        parameters=sum(part.size for part in parts(rank.model.widths)),
+        padded_parameters=sum(_gather(outside, rank.layout.padded if rank.comm.rank == 0 else 0)),
         data={
             "name": data.name,
             "rows": len(data.x),
@@ -141,7 +149,7 @@ def _train(transport: Transport, config: Config, data: Dataset | None, progress:
             "classes": data.classes,
         },
         runs=runs,
-        slices_sent=_slices_sent(collective, transport.size),
+        slices_sent=_slices_sent(collective, rank.grid.data),
     )
 
 
@@ -156,12 +164,14 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
     if config.witnesses and transport.backend == "threads" and transport.size > 1:
         which = "trace_memory" if config.trace_memory else "witness"
         raise InputError(f"{which}: no witness can tell in-process ranks apart; use mpirun, or one rank")
-    if config.batch_size < transport.size * config.grad_accum:
+    grid = _grid(config, transport.size)
+    if config.batch_size < grid.data * config.grad_accum:
         raise InputError(
-            f"batch_size: {config.batch_size} rows are too few for {transport.size} ranks with {config.grad_accum} "
-            f"micro-steps each; it must be {transport.size * config.grad_accum} or more"
+            f"batch_size: {config.batch_size} rows are too few for {grid.data} ranks with {config.grad_accum} "
+            f"micro-steps each; it must be {grid.data * config.grad_accum} or more"
         )
-    collective = chosen(config.collective, transport.size)
+    for N in (grid.tensor, grid.data):
+        collective = chosen(config.collective, N)
     open_door(transport, Ledger(), collective)
     numerics = precision(config.precision)
     data = convert(data or load(config.data), numerics.dtype, numerics.compute)
@@ -169,13 +179,35 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
     if config.batch_size > train_rows:
         raise InputError(f"batch_size: {config.batch_size} is more than the {train_rows} rows there are to train on")
     widths = [data.x.shape[1], *config.hidden, data.outputs]
-    check_states(config.stages, widths, transport.size, config.precision, config.optimizer, transport.here)
+    _check_parts(config, widths)
+    check_states(config.stages, widths, grid, config.precision, config.optimizer, transport.here)
     if config.init is not None:
         with open_weights(config.init, widths):
             pass
     if config.save is not None and transport.rank == 0:
         check_writable(config.save)
     return data, collective
+
+
+def _grid(config: Config, size: int) -> Grid:
+    """Where the ranks stand. Raises InputError if they cannot be shared out."""
+    T, P = config.tensor_parallel, config.pipeline
+    if size % (T * P):
+        each = " x ".join(f"{n} {name}" for name, n in (("tensor-parallel", T), ("pipeline", P)) if n > 1)
+        raise InputError(
+            f"{size} ranks cannot be shared out among {each} ranks; their number must be a multiple of {T * P}"
+        )
+    return Grid(size, T, P)
+
+
+def _check_parts(config: Config, widths: list[int]) -> None:
+    """Raise InputError if a rank would have no layer, or nothing of one."""
+    n, T, P = len(widths) - 1, config.tensor_parallel, config.pipeline
+    if n < P:
+        raise InputError(f"pipeline: {P} ranks are too many for {n} layers; each needs one at least")
+    for width in widths[1::2]:  # these are cut
+        if width < T:
+            raise InputError(f"tensor_parallel: {T} ranks are too many for a layer of width {width}")
 
 
 def _gather(comm: Comm, value: Any) -> list[Any]:
@@ -204,14 +236,16 @@ def _run_stage(
         watch = _Watch(rank, list(witnesses.values()))
         _train_and_evaluate(run, stage, rank, watch, rows, progress)
         at_rest = dict(rank.ledger.now)
-        after = outside.sent.total() + rank.comm.sent.total(), outside.received + rank.comm.received
+        sent, received = rank.moved()
+        after = outside.sent.total() + sent, outside.received + received
         _let_look(witnesses, "at_rest", outside)
         testimony = {name: witness.testimony() for name, witness in witnesses.items()}
     if "wire" in testimony:
         testimony["wire"] |= {"counted_sent": after[0] - before[0], "counted_received": after[1] - before[1]}
     run.skipped_steps = len(run.loss) - watch.updates
     run.final_loss_scale = rank.loss_scale.value
-    run.who = sorted(rank.comm.who.items())
+    who = {(size, name) for own in _gather(outside, list(rank.comm.who.items())) for size, name in own}
+    run.who = sorted(who)
     run.weights_sha256 = _hash_and_save(rank)
     everyone = _gather(
         outside,
@@ -220,14 +254,14 @@ def _run_stage(
             watch.peak,
             watch.sent,
             watch.messages,
-            rank.comm.sent[CONTROL],
-            rank.comm.sent.total(),
-            rank.comm.received,
+            sum(door.sent[CONTROL] for door in rank.doors.values()),
+            *rank.moved(),
             testimony,
         ],
     )
     columns = [list(column) for column in zip(*everyone, strict=True)]
-    run.at_rest, run.peak, run.sent_per_step, run.messages_per_step, run.control, run.sent, run.received = columns[:-1]
+    run.at_rest, run.peak, sent_per_step, run.messages_per_step, run.control, run.sent, run.received = columns[:-1]
+    run.sent_per_step = {group: [own[group] for own in sent_per_step] for group in GROUPS}
     run.witnesses = {name: [rank_[name] for rank_ in columns[-1]] for name in testimony}
     run.seconds, run.timeline = _gather(outside, [watch.medians(), watch.timeline])[0]
     return run
@@ -281,14 +315,14 @@ class _Watch:
         self._seconds: list[dict[str, float]] = []
         self.updates = 0
         self.peak = dict(rank.ledger.peak, total=-1)
-        self.sent: dict[str, int] = {}
+        self.sent: dict[str, dict[str, int]] = {}
         self.messages = 0
         self.timeline: dict[str, Any] = {}
 
     def step(self, stage: ModuleType, batch: np.ndarray) -> float:
         """Take a step and return the loss summed over the global batch."""
-        rank, ledger, comm = self._rank, self._rank.ledger, self._rank.comm
-        sent, messages = comm.sent.copy(), comm.messages.copy()
+        rank, ledger = self._rank, self._rank.ledger
+        before = {group: (rank.doors[group].sent.copy(), rank.doors[group].messages.copy()) for group in GROUPS}
         held = dict(ledger.now)
         rank.phases.clear()
         ledger.reset_peak()
@@ -305,16 +339,22 @@ class _Watch:
             self.peak = dict(ledger.peak)
         if record:
             self.timeline = _timeline(held, events, rank.phases)
-        self._count(comm.sent - sent, comm.messages - messages)
+        self._count(before)
         self.updates += updated
         self._seconds.append(durations(rank.phases))
         return loss
 
-    def _count(self, sent: Counter[str], messages: Counter[str]) -> None:
-        del sent[CONTROL], messages[CONTROL]
-        if self._seconds and (dict(sent), messages.total()) != (self.sent, self.messages):
-            raise RuntimeError(f"one step sent {dict(sent)} bytes, another {self.sent}")
-        self.sent, self.messages = dict(sent), messages.total()
+    def _count(self, before: dict[str, tuple[Counter[str], Counter[str]]]) -> None:
+        sent, messages = {}, 0
+        for group, (sent_before, messages_before) in before.items():
+            door = self._rank.doors[group]
+            moved, times = door.sent - sent_before, door.messages - messages_before
+            del moved[CONTROL], times[CONTROL]
+            sent[group] = dict(moved)
+            messages += times.total()
+        if self._seconds and (sent, messages) != (self.sent, self.messages):
+            raise RuntimeError(f"one step sent {sent} bytes, another {self.sent}")
+        self.sent, self.messages = sent, messages
 
     def medians(self) -> dict[str, float]:
         """Return the median over the steps of each duration in seconds."""
@@ -386,17 +426,18 @@ def evaluate(rank: Rank, stage: ModuleType, rows: np.ndarray) -> tuple[float | N
         return None, None
     loss = correct = 0.0
     chunk = max(rank.config.batch_size, 256 * rank.comm.size)
-    with rank.comm.booked_as(CONTROL):
+    with ExitStack() as stack:
+        for door in rank.doors.values():
+            stack.enter_context(door.booked_as(CONTROL))
         for start in range(0, rows.size, chunk):
-            activations, y = rank.load(share(rows[start : start + chunk], rank.comm.rank, rank.comm.size))
-            for k in rank.model.layers:
-                activations.append(stage.forward(rank, k, activations[0]))
-                rank.ledger.release(activations.pop(0))
-            if rank.data.classes is not None:
-                correct += float(np.count_nonzero(activations[0].argmax(axis=0) == y))
-            loss += rank.loss(activations[0], y)
-            rank.ledger.release(activations.pop())
-    loss, correct = rank.comm.sum(loss, correct)
+            mine = share(rows[start : start + chunk], rank.comm.rank, rank.comm.size)
+            made = outputs(rank, mine, stage.forward)
+            if made is not None:
+                correct += rank.correct(made, mine) if rank.data.classes is not None else 0.0
+                loss += rank.loss(made, mine)
+                rank.ledger.release(made)
+                del made
+    loss, correct = rank.sum([loss, correct])
     mean = loss / rows.size
     return mean if math.isfinite(mean) else None, correct / rows.size if rank.data.classes is not None else None
 
@@ -406,18 +447,10 @@ def _hash_and_save(rank: Rank) -> str:
     digest = hashlib.sha256()
     with ExitStack() as stack:
         writer = None
-        if rank.config.save is not None and rank.comm.rank == 0:
+        if rank.config.save is not None and rank.world.rank == 0:
             writer = stack.enter_context(WeightWriter(rank.config.save, rank.model.widths, rank.precision.compute))
-        for bucket, weights in rank.weights():
+        for weights in rank.weights():
             digest.update(np.ascontiguousarray(weights, weights.dtype.newbyteorder("<")).data)
             if writer:
                 writer.write(weights)
-            if rank.parameters.size == rank.layout.padded:
-                _check_replica(rank.parameters[bucket.full], weights)
     return digest.hexdigest()
-
-
-def _check_replica(parameters: np.ndarray, weights: np.ndarray) -> None:
-    """A rank that holds all parameters must hold what the others hold."""
-    if parameters[: weights.size].tobytes() != weights.astype(parameters.dtype).tobytes():
-        raise RuntimeError("this rank's parameters differ from the weights that the ranks own")

@@ -45,8 +45,7 @@ def in_threads(N: int, config: Config, task: Task) -> Records:
 
 
 def _part(transport: MPITransport, N: int, config: Config, task: Task) -> Records | None:
-    part = transport.part(N)
-    records = train(config, part, task.data(N)) if part is not None else None
+    records = train(config, transport.part(range(N)), task.data(N)) if transport.rank < N else None
     transport.sleep_until_all()
     return records if transport.rank == 0 else None
 

@@ -48,6 +48,15 @@ def add(commands: Commands) -> None:
         help="greatest bucket, cut at multiples of the ranks; 0: one per layer (default)",
     )
     what.add_argument(
+        "--tensor-parallel", type=int, metavar="T", help="cut each layer over T ranks, as Megatron-LM does (default: 1)"
+    )
+    what.add_argument(
+        "--pipeline",
+        type=int,
+        metavar="P",
+        help="put the layers on P ranks, one after the other; --grad-accum says how many micro-batches (default: 1)",
+    )
+    what.add_argument(
         "--trace-memory",
         action="store_const",
         const=True,

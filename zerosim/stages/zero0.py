@@ -4,6 +4,7 @@ import numpy as np
 
 from zerosim import initial
 from zerosim.rank import Rank
+from zerosim.schedule import forward_backward
 
 
 def allocate(rank: Rank) -> None:
@@ -27,24 +28,12 @@ def backward(rank: Rank, k: int, x: np.ndarray, dy: np.ndarray, add: bool) -> No
     """Write layer k's gradient, or add it to that of the micro-steps before; the input x becomes its own gradient."""
     for bucket in rank.layout.buckets(k):
         rank.model.parameter_gradient(x, dy, bucket.start, bucket.stop, rank.gradients[bucket.full], add)
-    if k > 0:
-        rank.model.input_gradient(k, rank.parameters[rank.layout.layer(k)], dy, x)
+    rank.model.input_gradient(k, rank.parameters[rank.layout.layer(k)], dy, x)
 
 
 def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
     """Train on this rank's rows of a global batch; return its summed loss, and whether the weights were updated."""
-    loss = 0.0
-    for micro, (activations, y) in enumerate(rank.micro_batches(batch)):
-        rank.phase("forward")
-        for k in rank.model.layers:
-            activations.append(forward(rank, k, activations[k]))
-        loss += rank.loss(activations[-1], y)
-
-        rank.phase("backward")
-        for k in reversed(rank.model.layers):
-            backward(rank, k, activations[k], activations[k + 1], add=micro > 0)
-            rank.ledger.release(activations.pop())
-        rank.ledger.release(activations.pop())
+    loss = forward_backward(rank, batch, forward, backward)
 
     rank.phase("reduce")
     rank.comm.all_reduce(*rank.buckets(rank.gradients))

@@ -5,6 +5,7 @@ import numpy as np
 from zerosim import initial
 from zerosim.partition import Bucket
 from zerosim.rank import Rank
+from zerosim.schedule import forward_backward
 
 
 def allocate(rank: Rank) -> None:
@@ -28,8 +29,7 @@ def backward(rank: Rank, k: int, x: np.ndarray, dy: np.ndarray, add: bool) -> No
     """Reduce layer k's gradient bucket by bucket; the input x becomes its own gradient."""
     for bucket in rank.layout.buckets(k):
         reduce(rank, bucket, x, dy, add)
-    if k > 0:
-        rank.model.input_gradient(k, rank.parameters[rank.layout.layer(k)], dy, x)
+    rank.model.input_gradient(k, rank.parameters[rank.layout.layer(k)], dy, x)
 
 
 def reduce(rank: Rank, bucket: Bucket, x: np.ndarray, dy: np.ndarray, add: bool) -> None:
@@ -45,18 +45,7 @@ def reduce(rank: Rank, bucket: Bucket, x: np.ndarray, dy: np.ndarray, add: bool)
 
 def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
     """Train on this rank's rows of a global batch; return its summed loss, and whether the weights were updated."""
-    loss = 0.0
-    for micro, (activations, y) in enumerate(rank.micro_batches(batch)):
-        rank.phase("forward")
-        for k in rank.model.layers:
-            activations.append(forward(rank, k, activations[k]))
-        loss += rank.loss(activations[-1], y)
-
-        rank.phase("backward")
-        for k in reversed(rank.model.layers):
-            backward(rank, k, activations[k], activations[k + 1], add=micro > 0)
-            rank.ledger.release(activations.pop())
-        rank.ledger.release(activations.pop())
+    loss = forward_backward(rank, batch, forward, backward)
 
     rank.phase("reduce")  # done, bucket by bucket, in backward
 

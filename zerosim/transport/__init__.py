@@ -1,5 +1,6 @@
 """What carries bytes from rank to rank. Only `zerosim.comm` uses it to move data."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,12 @@ class Transport(Protocol):
 
     def wait(self, sending: Any) -> None:
         """Wait until what `send` began has gone out."""
+
+    def part(self, ranks: Sequence[int]) -> "Transport":
+        """Return this rank's place in a world of these ranks, itself among them, numbered in this order.
+
+        All of them call it, for one group after the other in the same order.
+        """
 
     def abort(self) -> None:
         """Called while an exception is handled: end all ranks, none of which may wait for this one."""

@@ -4,12 +4,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from zerosim.errors import InputError
+from zerosim.transport import Transport
 
 _LAUNCHED_SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 _LAUNCHED_RANK = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
@@ -76,10 +77,16 @@ class MPITransport:
             give_way()
         self.waited += time.perf_counter() - began
 
-    def part(self, n: int) -> "MPITransport | None":
-        """Return this rank's place in a world of the first n ranks, or None if it is not one of them."""
-        comm = self._comm.Split(0 if self.rank < n else self._MPI.UNDEFINED, self.rank)
-        return MPITransport(comm) if self.rank < n else None
+    def part(self, ranks: Sequence[int]) -> Transport:
+        """See `Transport`."""
+        if list(ranks) == list(range(self.size)):
+            return self
+        group = self._comm.group.Incl(list(ranks))
+        comm = self._comm.Create_group(group)
+        part = MPITransport(comm)
+        comm.Free()
+        group.Free()
+        return part
 
     def sleep_until_all(self) -> None:
         """Wait for all ranks without keeping a core busy."""

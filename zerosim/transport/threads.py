@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -23,8 +23,25 @@ class ThreadWorld:
         self.letters: list[list[SimpleQueue[Any]]] = [[SimpleQueue() for _ in range(N)] for _ in range(N)]
         self.receipts: list[list[SimpleQueue[Any]]] = [[SimpleQueue() for _ in range(N)] for _ in range(N)]
 
+        self._parts: dict[tuple[int, ...], ThreadWorld] = {}
+        self._lock = threading.Lock()
+        self._aborted = False
+
+    def part(self, ranks: tuple[int, ...]) -> "ThreadWorld":
+        """Return the world of these ranks, the same for each of them."""
+        with self._lock:
+            part = self._parts.setdefault(ranks, ThreadWorld(len(ranks)))
+        if self._aborted:
+            part.abort()
+        return part
+
     def abort(self) -> None:
         """Wake every rank that waits; whoever takes from a mailbox from now on fails."""
+        self._aborted = True
+        with self._lock:
+            parts = list(self._parts.values())
+        for part in parts:
+            part.abort()
         for boxes in (*self.letters, *self.receipts):
             for box in boxes:
                 box.put(Aborted)
@@ -77,6 +94,12 @@ class ThreadTransport:
         while self._confirmed[to] < number:
             self._take(self._world.receipts[self.rank][to])
             self._confirmed[to] += 1
+
+    def part(self, ranks: Sequence[int]) -> "ThreadTransport":
+        """See `Transport`."""
+        if list(ranks) == list(range(self.size)):
+            return self
+        return ThreadTransport(self._world.part(tuple(ranks)), list(ranks).index(self.rank))
 
     def _take(self, box: SimpleQueue) -> Any:
         letter, waited = self._world.take(box)

@@ -82,11 +82,8 @@ Weights = list[tuple[np.ndarray, np.ndarray]]
 
 def _weights(trainee: Trainee) -> Weights:
     """Copies of W and b of every layer, gathered from all ranks."""
-    model = trainee.rank.model
-    layers = [np.empty(size, model.compute) for size in model.sizes]
-    for bucket, weights in trainee.rank.weights():
-        layers[bucket.layer][bucket.start : bucket.stop] = weights
-    return [model.views(k, layer) for k, layer in enumerate(layers)]
+    layers = [weights.copy() for weights in trainee.rank.weights()]
+    return [trainee.rank.model.views(k, layer) for k, layer in enumerate(layers)]
 
 
 def _largest(a: Weights, b: Weights) -> float:

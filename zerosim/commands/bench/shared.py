@@ -12,6 +12,7 @@ from zerosim.commands.output import is_first, make_folder_for, quiet
 from zerosim.errors import InputError
 from zerosim.heap import keep
 from zerosim.ledger import Ledger
+from zerosim.parallel import Grid
 from zerosim.precision import NAMES
 from zerosim.room import check_states
 from zerosim.transport import Transport
@@ -53,7 +54,7 @@ def task_and_stages(arguments: argparse.Namespace, N: int, transport: Transport 
     if transport is None and task.collective == "native":
         raise InputError("collective native: in-process ranks have no MPI library; start them with mpirun")
     chosen(task.collective, N)
-    check_states(stages, widths, N, task.precision, task.optimizer, transport.here if transport else N)
+    check_states(stages, widths, Grid(N), task.precision, task.optimizer, transport.here if transport else N)
     return task, tuple(stages)
 
 
