@@ -63,3 +63,35 @@ def test_every_grid_does_the_mathematics_of_one_rank(tmp_path, one_rank, grid, t
     assert hashes[0] == hashes[1]
     assert hashes[2] == hashes[3]
     assert_books(records)
+
+
+# activations ---------------------------------------------------------------------------------------------------------
+
+DEEP = (8, 12, 7, 9, 10, 6)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize(("T", "D", "P"), [(1, 1, 1), (1, 3, 1), (2, 2, 1), (3, 1, 1), (1, 2, 2), (2, 1, 3)])
+@pytest.mark.parametrize("every", [None, 2, 3, 7])
+def test_checkpointing_keeps_every_bit(T, D, P, every, precision):
+    """Whatever is kept, cut, put away or made again: same weights, and books that equal the formulas."""
+    settings = {
+        "hidden": DEEP,
+        "batch_size": 25,
+        "steps": 2,
+        "grad_accum": 2,
+        "precision": precision,
+        "tensor_parallel": T,
+        "pipeline": P,
+    }
+    plain = train_on(T * D * P, data("classification"), **settings)
+    for cpu, partition in {(False, False), (True, False), (False, T > 1), (True, T > 1)}:
+        how = {"checkpoint_activations": every, "cpu_checkpointing": cpu, "partition_activations": partition}
+        records = train_on(T * D * P, data("classification"), **settings, **how)
+        for one, other in zip(plain.runs, records.runs, strict=True):
+            assert one.weights_sha256 == other.weights_sha256
+            assert one.loss == other.loss
+        report = assert_books(records)
+        for run in report["runs"]:
+            for what, book in run["memory"]["activations"].items():
+                assert book["measured"] == book["formula_per_rank"], (what, how)

@@ -24,6 +24,7 @@ class Config:
 
     What is left at None takes a default of its own: `lr` and `weight_decay` the optimizer's, `epochs` 10 unless `steps`
     is given, `test_fraction` what the files set apart for testing, else 0.2; `clip_norm` None does not clip.
+    `checkpoint_activations` True takes about the square root of the number of layers, but 2 at the least.
     """
 
     stages: tuple[int, ...] = (0, 1, 2, 3)
@@ -50,6 +51,9 @@ class Config:
     witness: tuple[str, ...] = ()
     tensor_parallel: int = 1
     pipeline: int = 1
+    checkpoint_activations: int | None = None
+    partition_activations: bool = False
+    cpu_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         def settle(name: str, value: Any) -> None:
@@ -104,7 +108,16 @@ class Config:
         for name in self.witness:
             _one_of("witness", name, WITNESSES)
         settle("witness", tuple(dict.fromkeys(self.witness)))
-        for name in ("shuffle", "trace_memory"):
+        if self.checkpoint_activations is True:
+            settle("checkpoint_activations", max(2, round(math.sqrt(len(self.hidden) + 1))))
+        elif self.checkpoint_activations is not None:
+            _whole("checkpoint_activations", self.checkpoint_activations, 1)
+        if self.partition_activations is True and self.tensor_parallel == 1:
+            raise InputError(
+                "partition_activations: without tensor parallelism no two ranks hold the same activations; "
+                "give tensor_parallel too"
+            )
+        for name in ("shuffle", "trace_memory", "partition_activations", "cpu_checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: {getattr(self, name)!r} must be true or false")
         for name in ("data", "out", "init", "save"):

@@ -13,7 +13,7 @@ ZeRO = Rajbhandari, Rasley, Ruwase, He: ZeRO: Memory Optimizations Toward Traini
 arXiv:1910.02054v3, SC20. The other sources stand where they are used.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -183,9 +183,12 @@ def layer_sizes(L: Sequence[int], place: Place = WHOLE) -> list[int]:
     with their biases, and the inputs of odd ones, whose biases are whole on every rank (Shoeybi et al. 2019,
     arXiv:1909.08053, section 3).
     """
+    return [(_width(L, k, place) + 1) * _width(L, k + 1, place) for k in _layers(L, place)]
+
+
+def _layers(L: Sequence[int], place: Place) -> range:
     n = len(L) - 1
-    held = range(n * place.p // place.P, n * (place.p + 1) // place.P)
-    return [(_width(L, k, place) + 1) * _width(L, k + 1, place) for k in held]
+    return range(n * place.p // place.P, n * (place.p + 1) // place.P)
 
 
 def _width(L: Sequence[int], k: int, place: Place) -> int:
@@ -216,21 +219,21 @@ def at_rest(
     return {"parameters": p, "gradients": g, "optimizer_states": o, "activations": 0, "buffers": 0}
 
 
-Collective = str | Callable[[int], str]
-"""A name of `--collective`, or what names one for a bucket of so many bytes."""
+Collective = str | Callable[[int], str] | Mapping[str, Sequence[int]]
+"""A name of `--collective`; or what names one for a vector of so many bytes; or the slices each rank sends, by verb."""
 
 
-def buckets(L: Sequence[int], N: int, bucket: int = 0, place: Place = WHOLE) -> list[int]:
-    """Elements of each bucket, padded, in order: a layer, or a layer cut at multiples of N.
+def buckets(L: Sequence[int], N: int, bucket: int = 0, place: Place = WHOLE) -> list[list[int]]:
+    """Elements of each bucket of each layer, padded, in order: a layer, or a layer cut at multiples of N.
 
     A cut bucket has at most `bucket` elements (0: no limit), but N at the least, one for each rank.
     """
-    sizes = []
+    layers = []
     for size in layer_sizes(L, place):
         padded = -(-size // N) * N
         cut = max(N, bucket // N * N) if bucket else padded
-        sizes += [cut] * (padded // cut) + [padded % cut] * (padded % cut > 0)
-    return sizes
+        layers.append([cut] * (padded // cut) + [padded % cut] * (padded % cut > 0))
+    return layers
 
 
 def traffic(
@@ -243,13 +246,14 @@ def traffic(
     collective: Collective = "ring",
     rank: int = 0,
     place: Place = WHOLE,
+    every: int = 1,
 ) -> dict[str, int]:
     """Bytes a rank sends in one step, exactly, by verb: `passes` times the slices that an algorithm sends.
 
     With an algorithm that meets the bandwidth bound that is `volume` of the padded parameters times w (N - 1) / N.
     """
     w, total = WIDTH[precision], dict.fromkeys(passes(stage, k), 0)
-    for verb, times, elements in _exchanges(stage, L, N, w, bucket, k, collective, rank, place):
+    for verb, times, elements in _exchanges(stage, L, N, w, bucket, k, collective, rank, place, every):
         total[verb] += times * elements * w
     return total
 
@@ -264,22 +268,138 @@ def messages(
     collective: Collective = "ring",
     rank: int = 0,
     place: Place = WHOLE,
+    every: int = 1,
 ) -> int:
     """Messages a rank sends in one step: for each bucket and pass, those of the algorithm, none above SEGMENT bytes."""
     w = WIDTH[precision]
-    exchanges = _exchanges(stage, L, N, w, bucket, k, collective, rank, place)
+    exchanges = _exchanges(stage, L, N, w, bucket, k, collective, rank, place, every)
     return sum(times * -(-elements * w // SEGMENT) for _, times, elements in exchanges)
 
 
 def _exchanges(
-    stage: int, L: Sequence[int], N: int, w: int, bucket: int, k: int, collective: Collective, rank: int, place: Place
+    stage: int,
+    L: Sequence[int],
+    N: int,
+    w: int,
+    bucket: int,
+    k: int,
+    collective: Collective,
+    rank: int,
+    place: Place,
+    every: int,
 ) -> Iterator[tuple[str, int, int]]:
-    """Yield (verb, how often in a step, elements sent) of each exchange of each bucket in which the rank sends."""
-    for size in buckets(L, N, bucket, place):
-        name = collective if isinstance(collective, str) else collective(size * w)
-        for verb, times in passes(stage, k).items():
-            for slices in slices_sent(name, verb, N, rank):
-                yield verb, times, slices * (size // N)
+    """Yield (verb, how often in a step, elements sent) of each exchange of each bucket in which the rank sends.
+
+    A layer that is computed again at stage 3 is gathered again too.
+    """
+    layers = buckets(L, N, bucket, place)
+    again = recomputed(len(layers), every)
+    for layer, sizes in enumerate(layers):
+        for size in sizes:
+            for verb, times in passes(stage, k).items():
+                more = k if verb == "all_gather" and stage == 3 and layer in again else 0
+                for slices in _slices(collective, size * w, verb, N, rank):
+                    yield verb, times + more, slices * (size // N)
+
+
+def _slices(collective: Collective, nbytes: int, verb: str, N: int, rank: int) -> Sequence[int]:
+    if isinstance(collective, Mapping):
+        return [collective[verb][rank]]
+    return slices_sent(collective if isinstance(collective, str) else collective(nbytes), verb, N, rank)
+
+
+# activations of an MLP -----------------------------------------------------------------------------------------------
+
+
+def recomputed(n: int, every: int = 1) -> list[int]:
+    """Which of n layers are computed again in backward, if the input of every `every`-th is kept.
+
+    All but the last of each segment, whose output is the next input that is kept (Chen et al. 2016, arXiv:1604.06174,
+    section 4).
+    """
+    return [k for k in range(n - 1) if (k + 1) % every]
+
+
+class Kept(NamedTuple):
+    """How activations wait for backward."""
+
+    every: int = 1
+    """The input of every so many-th layer is kept (activation checkpointing)."""
+    partitioned: bool = False
+    """Each tensor-parallel rank keeps 1/T of what they hold alike (ZeRO, section 6.1: Pa)."""
+    host: bool = False
+    """In the host's memory (with `partitioned`, Pa+cpu)."""
+
+
+ALL_KEPT = Kept()
+
+
+class _Way(NamedTuple):
+    """What one micro-batch holds in bytes: at each moment on its way forward and back, and while it waits between."""
+
+    forward: list[int]
+    waiting: int
+    waiting_on_host: int
+    backward: list[int]
+
+
+def activations_peak(
+    L: Sequence[int], rows: Sequence[int], w: int, place: Place = WHOLE, how: Kept = ALL_KEPT
+) -> dict[str, int]:
+    """Greatest bytes of activations in a step, on the "device" and on the "host", for micro-batches of so many rows.
+
+    Without a pipeline a micro-batch goes back as soon as it has gone forward; on one (GPipe) all of them wait.
+    """
+    ways = [_way(L, r, w, place, how) for r in rows]
+    if place.P == 1:
+        return {
+            "device": max(max(way.forward + way.backward) for way in ways),
+            "host": max(way.waiting_on_host for way in ways),
+        }
+    waiting = [way.waiting for way in ways]
+    forward = max(sum(waiting[:m]) + max(way.forward) for m, way in enumerate(ways))
+    backward = max(sum(waiting[m + 1 :]) + max(way.backward) for m, way in enumerate(ways))
+    return {"device": max(forward, backward), "host": sum(way.waiting_on_host for way in ways)}
+
+
+def _way(L: Sequence[int], r: int, w: int, place: Place, how: Kept) -> _Way:
+    """A layer holds its input and its output, and behind it are the inputs kept so far.
+
+    On the way back all inputs of a segment are there, with the gradient of its output, before the first of them goes.
+    Where an input is cut or put together again, the whole and the part are there at once.
+    """
+    layers = _layers(L, place)
+    whole = [w * r * _width(L, k, place) for k in (*layers, layers.stop)]
+    kept = [w * _kept(r * _width(L, k, place), i, k, place, how) for i, k in enumerate(layers)]
+    here = [0] * len(kept) if how.host else kept
+    forward, backward = [], []
+    for i in range(len(kept)):
+        forward.append(sum(here[:i]) + whole[i] + whole[i + 1] + _beside(whole[i], kept[i]))
+    for first in range(0, len(kept), how.every):
+        end = min(first + how.every, len(kept))
+        backward.append(sum(here[:first]) + sum(whole[first : end + 1]))
+        backward.append(sum(here[:first]) + whole[first] + _beside(whole[first], kept[first]) + whole[end])
+    outputs = whole[-1] if place.p == place.P - 1 else 0
+    return _Way(forward, sum(here) + outputs, sum(kept) if how.host else 0, backward)
+
+
+def _kept(elements: int, i: int, k: int, place: Place, how: Kept) -> int:
+    """Elements kept of the input of layer k, a rank's i-th. Tensor-parallel ranks have those of even layers alike."""
+    if i % how.every:
+        return 0
+    if how.partitioned and k % 2 == 0:
+        return elements * (place.t + 1) // place.T - elements * place.t // place.T
+    return elements
+
+
+def _beside(whole: int, part: int) -> int:
+    """Bytes of a part that is held beside the whole for a moment."""
+    return part if part < whole else 0
+
+
+def kept_on_host(L: Sequence[int], rows: Sequence[int], w: int, place: Place = WHOLE, how: Kept = ALL_KEPT) -> int:
+    """Bytes of activations moved to the host in one step, and as many back (ZeRO, section 8: Pa+cpu)."""
+    return sum(_way(L, r, w, place, how).waiting_on_host for r in rows)
 
 
 # model parallelism ---------------------------------------------------------------------------------------------------
@@ -292,17 +412,24 @@ def micro_rows(B: int, N: int, rank: int, k: int = 1) -> list[int]:
 
 
 def tensor_traffic(
-    L: Sequence[int], rows: Sequence[int], w: int, collective: Collective = "ring", place: Place = WHOLE
+    L: Sequence[int],
+    rows: Sequence[int],
+    w: int,
+    collective: Collective = "ring",
+    place: Place = WHOLE,
+    how: Kept = ALL_KEPT,
 ) -> dict[str, int] | None:
     """Bytes a tensor-parallel rank sends in one step, exactly, by verb, for micro-batches of so many rows.
 
     A pair of layers all-reduces its outputs forward and the gradient of its inputs backward (Shoeybi et al. 2019,
-    arXiv:1909.08053, section 3); the model's input needs no gradient, and outputs that are cut are gathered, each
-    rank's in equal room. None where ranks have unequal slices and no formula says which of them an algorithm sends.
+    arXiv:1909.08053, section 3), and its outputs once more if they are computed again; the model's input needs no
+    gradient, and outputs that are cut are gathered, each rank's in equal room. Partitioned inputs are gathered before
+    backward (ZeRO, section 8: one all-gather for each). None where ranks have unequal slices and no formula says which
+    of them an algorithm sends.
     """
     sent = {"all_reduce": 0, "all_gather": 0}
     if place.T > 1:
-        for verb, elements in _joins(L, rows, place):
+        for verb, elements in _joins(L, rows, place, how):
             one = _sent(collective, verb, elements, w, place.T, place.t)
             if one is None:
                 return None
@@ -310,24 +437,27 @@ def tensor_traffic(
     return sent
 
 
-def _joins(L: Sequence[int], rows: Sequence[int], place: Place) -> Iterator[tuple[str, int]]:
+def _joins(L: Sequence[int], rows: Sequence[int], place: Place, how: Kept) -> Iterator[tuple[str, int]]:
     """Yield (verb, elements of the vector) of each collective of a step of a tensor-parallel rank."""
-    n = len(L) - 1
+    layers = _layers(L, place)
+    again = recomputed(len(layers), how.every)
     for r in rows:
-        for k in range(n * place.p // place.P, n * (place.p + 1) // place.P):
+        for i, k in enumerate(layers):
             if k % 2:
-                yield "all_reduce", L[k + 1] * r
+                yield from [("all_reduce", L[k + 1] * r)] * (1 + (i in again))
             elif k > 0:
                 yield "all_reduce", L[k] * r
-            if k == n - 1 and not k % 2:
+            if how.partitioned and k % 2 == 0 and i % how.every == 0:
+                yield "all_gather", L[k] * r
+            if k == len(L) - 2 and k % 2 == 0:
                 yield "all_gather", place.T * -(-L[-1] // place.T) * r
 
 
 def _sent(collective: Collective, verb: str, elements: int, w: int, N: int, rank: int) -> int | None:
     """Elements that a rank sends of a vector that N may not divide: slice r is then from n r / N on, rounded down."""
-    name = collective if isinstance(collective, str) else collective(elements * w)
     if elements % N == 0:
-        return sum(slices_sent(name, verb, N, rank)) * (elements // N)
+        return sum(_slices(collective, elements * w, verb, N, rank)) * (elements // N)
+    name = collective(elements * w) if callable(collective) else collective
     if name in ("doubling", "binomial") and verb != "all_gather":
         return sum(slices_sent(name, verb, N, rank)) // N * elements
     if name not in ("ring", "pairwise", "native"):

@@ -20,7 +20,7 @@ class Ledger:
     """Bytes now and at the peak, by class, for one place (a rank's memory).
 
     `now` maps each of `CLASSES` to bytes held now; `peak` is a copy of `now` at the moment of the greatest total, with
-    that total under "total". All figures are bytes.
+    that total under "total"; `most` is the most that each class has held, whenever that was. All figures are bytes.
     """
 
     def __init__(self) -> None:
@@ -53,8 +53,9 @@ class Ledger:
         return _Loan(self, cls, shape, dtype)
 
     def reset_peak(self) -> None:
-        """Forget the peak so far: it is what is held now."""
+        """Forget the peaks so far: they are what is held now."""
         self.peak = {**self.now, "total": self._total}
+        self.most = dict(self.now)
 
     @contextmanager
     def recording(self) -> Iterator[list[tuple[float, str, int]]]:
@@ -67,10 +68,13 @@ class Ledger:
             self._events = None
 
     def _book(self, cls: str, nbytes: int) -> None:
-        self.now[cls] += nbytes
+        self.now[cls] = now = self.now[cls] + nbytes
         self._total = total = self._total + nbytes
-        if nbytes > 0 and total > self.peak["total"]:
-            self.reset_peak()
+        if nbytes > 0:
+            if now > self.most[cls]:
+                self.most[cls] = now
+            if total > self.peak["total"]:
+                self.peak = {**self.now, "total": total}
         if self._events is not None:
             self._events.append((time.perf_counter(), cls, nbytes))
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class Rank:
         self.config, self.data = config, data
         self._transport, self._collective = transport, collective
         self.precision = precision(config.precision)
-        self.ledger = Ledger()
+        self.ledger, self.host = Ledger(), Ledger()
         self.grid = Grid(transport.size, config.tensor_parallel, config.pipeline)
         self._transports = {"world": transport, **transports(transport, self.grid)}
         self.doors = {
@@ -65,6 +66,12 @@ class Rank:
         self.layout = Layout(self.model.sizes, self.comm.size, self.comm.rank, config.bucket)
         self.optimizer = Optimizer(config.optimizer, config.lr or 0.0, config.weight_decay or 0.0, self.precision.mixed)
         self.loss_scale = LossScale(self.precision.loss_scaling)
+        self.keep_every = config.checkpoint_activations or 1
+        """The inputs of layers 0, k, 2 k, … are kept between forward and backward."""
+        self.recomputed = 0
+        """Layers computed again in the current step."""
+        self.host_traffic: Counter[str] = Counter()
+        """Bytes moved in the current step, "to_host" and "from_host"."""
         self.phases: list[Phase] = []
         """The beginnings of the phases of the current step."""
 
@@ -115,13 +122,15 @@ class Rank:
         rows = share(batch, self.comm.rank, self.comm.size)
         return [rows[m :: self.config.grad_accum] for m in range(self.config.grad_accum)]
 
-    def load(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows of the data, as columns, as an array of activations, which the caller releases."""
-        x = self.ledger.take("activations", (self.data.x.shape[1], rows.size), self.precision.dtype)
+    def load(self, rows: np.ndarray, x: np.ndarray) -> None:
+        """Copy rows of the data to x, (features, rows)."""
         with self.ledger.borrow("buffers", x.shape[::-1], x.dtype) as picked:
             np.take(self.data.x, rows, axis=0, out=picked, mode="clip")
             x[...] = picked.T
-        return x
+
+    def partitions(self, k: int) -> bool:
+        """Whether tensor-parallel ranks, which have layer k's input alike, keep a part of it each."""
+        return self.config.partition_activations and self.model.parts[k].cut == "column"
 
     def loss(self, outputs: np.ndarray, rows: np.ndarray) -> float:
         """Return the loss summed over rows; `outputs` become the scaled gradient of the mean over the global batch."""

@@ -10,6 +10,7 @@ import zerosim
 from zerosim import formulas
 from zerosim.collectives import AUTO, NATIVE, VERBS
 from zerosim.collectives.auto import choice
+from zerosim.config import Config
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.train import Records, Run
@@ -62,6 +63,7 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
         "at_rest": {"measured": run.at_rest, "formula": max(at_rest, key=_total), "formula_per_rank": at_rest},
         "peak": {"measured": run.peak},
         "timeline": run.timeline,
+        "activations": _activations(run, records),
     }
     if "interpreter" in run.witnesses:
         memory["traced_peak"] = [witness["peak"] for witness in run.witnesses["interpreter"]]
@@ -90,6 +92,27 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
         "witnesses": run.witnesses,
         "time": run.seconds,
     }
+
+
+def _activations(run: Run, records: Records) -> dict[str, Any]:
+    """What each rank keeps of activations in a step: the most at any time, what is made again, what goes to host."""
+    config, L, w = records.config, records.widths, formulas.WIDTH[records.config.precision]
+    how, formula = _kept(config), []
+    for rank in range(records.world_size):
+        place, d = _place(records, rank), records.grid.place(rank)[1]
+        rows = formulas.micro_rows(config.batch_size, records.grid.data, d, config.grad_accum)
+        moved = formulas.kept_on_host(L, rows, w, place, how)
+        again = len(rows) * len(formulas.recomputed(len(formulas.layer_sizes(L, place)), how.every))
+        peak = formulas.activations_peak(L, rows, w, place, how)
+        formula.append({**peak, "recomputed": again, "to_host": moved, "from_host": moved})
+    return {
+        what: {"measured": measured, "formula_per_rank": [own[what] for own in formula]}
+        for what, measured in run.activations.items()
+    }
+
+
+def _kept(config: Config) -> formulas.Kept:
+    return formulas.Kept(config.checkpoint_activations or 1, config.partition_activations, config.cpu_checkpointing)
 
 
 Sent = dict[str, int] | None
@@ -127,20 +150,12 @@ def _traffic(run: Run, records: Records, group: str, rank: int) -> Sent:
     rows = formulas.micro_rows(config.batch_size, D, d, config.grad_accum)
     if group == "pipeline":
         return formulas.pipeline_traffic(L, rows, w, place)
-    sent: Sent
-    if records.slices_sent is not None:
-        if group == "tensor":
-            return None
-        slice_bytes = w * (formulas.padded_parameters(L, D, place) // D)
-        times = formulas.passes(run.stage, config.grad_accum)
-        sent = {verb: n * records.slices_sent[verb][d] * slice_bytes for verb, n in times.items()}
-    elif group == "tensor":
-        sent = formulas.tensor_traffic(L, rows, w, _collective(config.collective, place.T), place)
+    if group == "tensor":
+        sent = formulas.tensor_traffic(L, rows, w, _collective(records, place.T), place, _kept(config))
     else:
-        collective = _collective(config.collective, D)
-        sent = formulas.traffic(
-            run.stage, L, D, config.precision, config.bucket, config.grad_accum, collective, d, place
-        )
+        k, every = config.grad_accum, _kept(config).every
+        collective = _collective(records, D)
+        sent = formulas.traffic(run.stage, L, D, config.precision, config.bucket, k, collective, d, place, every)
     return sent and {verb: sent.get(verb, 0) for verb in VERBS}
 
 
@@ -149,14 +164,17 @@ def _messages(run: Run, records: Records, rank: int) -> int | None:
     config, grid = records.config, records.grid
     if config.collective == NATIVE or records.slices_sent is not None or grid.size > grid.data:
         return None
-    collective = _collective(config.collective, grid.data)
+    collective, k, every = _collective(records, grid.data), config.grad_accum, _kept(config).every
     return formulas.messages(
-        run.stage, records.widths, grid.data, config.precision, config.bucket, config.grad_accum, collective, rank
+        run.stage, records.widths, grid.data, config.precision, config.bucket, k, collective, rank, every=every
     )
 
 
-def _collective(name: str, N: int) -> formulas.Collective:
-    """What the formulas take: a name, or for auto the choice by size."""
+def _collective(records: Records, N: int) -> formulas.Collective:
+    """What the formulas take: a name, for auto the choice by size, for a reader's own what its exchanges send."""
+    if records.slices_sent is not None:
+        return records.slices_sent[N]
+    name = records.config.collective
     return partial(choice, N=N) if name == AUTO else name
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from zerosim.activations import Held
 from zerosim.rank import Rank
 
 Forward = Callable[[Rank, int, np.ndarray], np.ndarray]
@@ -15,9 +16,6 @@ Forward = Callable[[Rank, int, np.ndarray], np.ndarray]
 
 Backward = Callable[[Rank, int, np.ndarray, np.ndarray, bool], None]
 """And back: (rank, layer, input, gradient of the outputs, whether to add); the input becomes its own gradient."""
-
-Held = dict[int, np.ndarray]
-"""A micro-batch on its way: the inputs of layers by their numbers, and the outputs of the last one."""
 
 
 def one_by_one(M: int) -> Iterator[tuple[str, int]]:
@@ -46,44 +44,56 @@ def forward_backward(rank: Rank, batch: np.ndarray, forward: Forward, backward: 
     for direction, m in (one_by_one if rank.pipe.size == 1 else gpipe)(len(rows)):
         rank.phase(direction)
         if direction == "forward":
-            running[m] = held = _forward(rank, rows[m], forward)
-            if rank.model.last:
-                loss += rank.loss(held[len(held) - 1], rows[m])
+            running[m] = Held(rank, rows[m])
+            loss += _forward(rank, running[m], forward)
         else:
-            _backward(rank, running.pop(m), rows[m], backward, add=m > 0)
+            _backward(rank, running.pop(m), forward, backward, add=m > 0)
     return loss
 
 
-def _forward(rank: Rank, rows: np.ndarray, forward: Forward) -> Held:
-    held = {0: _enter(rank, rows)}
+def _forward(rank: Rank, held: Held, forward: Forward) -> float:
+    _enter(rank, held)
     for k in rank.model.layers:
-        held[k + 1] = forward(rank, k, held[k])
-    if not rank.model.last:
-        _hand_on(rank, held, k + 1, +1)
-    return held
+        held.arrays[k + 1] = forward(rank, k, held.arrays[k])
+        held.put_away(k)
+    if rank.model.last:
+        return rank.loss(held.arrays[k + 1], held.rows)
+    _hand_on(rank, held, k + 1, +1)
+    return 0.0
 
 
-def _backward(rank: Rank, held: Held, rows: np.ndarray, backward: Backward, add: bool) -> None:
+def _backward(rank: Rank, held: Held, forward: Forward, backward: Backward, add: bool) -> None:
     n = len(rank.model.layers)
     if not rank.model.last:
-        held[n] = _receive(rank, rank.model.parts[-1].outputs, rows, +1)
-    for k in reversed(rank.model.layers):
-        backward(rank, k, held[k], held[k + 1], add)
-        rank.ledger.release(held.pop(k + 1))
+        rank.pipe.recv(held.take(n, rank.model.parts[-1].outputs), rank.pipe.rank + 1)
+    for first in reversed(range(0, n, rank.keep_every)):
+        segment = range(first, min(first + rank.keep_every, n))
+        held.bring_back(first)
+        if len(segment) > 1:
+            rank.phase("recompute")
+        for k in segment[:-1]:
+            held.arrays[k + 1] = forward(rank, k, held.arrays[k])
+            rank.recomputed += 1
+        if len(segment) > 1:
+            rank.phase("backward")
+        for k in reversed(segment):
+            backward(rank, k, held.arrays[k], held.arrays[k + 1], add)
+            held.release(k + 1)
     if rank.model.first:
-        rank.ledger.release(held.pop(0))
+        held.release(0)
     else:
         _hand_on(rank, held, 0, -1)
 
 
 def outputs(rank: Rank, rows: np.ndarray, forward: Forward) -> np.ndarray | None:
     """Return the model's outputs for these rows, which the caller releases; None on a rank without the last layer."""
-    held = {0: _enter(rank, rows)}
+    held = Held(rank, rows)
+    _enter(rank, held)
     for k in rank.model.layers:
-        held[k + 1] = forward(rank, k, held[k])
-        rank.ledger.release(held.pop(k))
+        held.arrays[k + 1] = forward(rank, k, held.arrays[k])
+        held.release(k)
     if rank.model.last:
-        return held[k + 1]
+        return held.arrays[k + 1]
     _hand_on(rank, held, k + 1, +1)
     return None
 
@@ -91,17 +101,15 @@ def outputs(rank: Rank, rows: np.ndarray, forward: Forward) -> np.ndarray | None
 # from rank to rank ---------------------------------------------------------------------------------------------------
 
 
-def _enter(rank: Rank, rows: np.ndarray) -> np.ndarray:
-    """The input of this rank's first layer: the data, or what the pipeline rank before has made of them."""
-    return rank.load(rows) if rank.model.first else _receive(rank, rank.model.parts[0].inputs, rows, -1)
-
-
-def _receive(rank: Rank, width: int, rows: np.ndarray, step: int) -> np.ndarray:
-    array = rank.ledger.take("activations", (width, rows.size), rank.precision.dtype)
-    rank.pipe.recv(array, rank.pipe.rank + step)
-    return array
+def _enter(rank: Rank, held: Held) -> None:
+    """The input of this rank's first layer: rows of the data, or what the pipeline rank before has made of them."""
+    x = held.take(0, rank.model.parts[0].inputs)
+    if rank.model.first:
+        rank.load(held.rows, x)
+    else:
+        rank.pipe.recv(x, rank.pipe.rank - 1)
 
 
 def _hand_on(rank: Rank, held: Held, k: int, step: int) -> None:
-    rank.pipe.send(held[k], rank.pipe.rank + step)
-    rank.ledger.release(held.pop(k))
+    rank.pipe.send(held.arrays[k], rank.pipe.rank + step)
+    held.release(k)

@@ -59,6 +59,9 @@ class Run:
     messages_per_step: list[int] = field(default_factory=list)
     control: list[int] = field(default_factory=list)
     """Per rank: bytes sent in the whole run for loss, norm, overflow flags, evaluation and the weights' hash."""
+    activations: dict[str, list[Any]] = field(default_factory=dict)
+    """Per rank, in each step: greatest bytes on the "device" and on the "host", whenever that was; "recomputed" layers;
+    bytes moved "to_host" and "from_host"."""
     sent: list[int] = field(default_factory=list)
     """Per rank: all bytes handed to the transport."""
     received: list[int] = field(default_factory=list)
@@ -86,8 +89,8 @@ class Records:
     """Elements of all tensor-parallel and pipeline ranks that make a model together."""
     data: dict[str, Any]
     runs: list[Run]
-    slices_sent: dict[str, list[int]] | None = None
-    """Of a reader's own collective, which no formula knows: slices that each data-parallel rank sends, by verb."""
+    slices_sent: dict[int, dict[str, list[int]]] | None = None
+    """Of a reader's own collective, which no formula knows: what each of N ranks sends in slices, by N and verb."""
 
     @property
     def grid(self) -> Grid:
@@ -149,14 +152,17 @@ def _train(transport: Transport, config: Config, data: Dataset | None, progress:
             "classes": data.classes,
         },
         runs=runs,
-        slices_sent=_slices_sent(collective, rank.grid.data),
+        slices_sent=_slices_sent(collective, rank.grid),
     )
 
 
-def _slices_sent(collective: Algorithm | str, N: int) -> dict[str, list[int]] | None:
+def _slices_sent(collective: Algorithm | str, grid: Grid) -> dict[int, dict[str, list[int]]] | None:
     if isinstance(collective, str) or collective.proven:
         return None
-    return {verb: [sum(collective.slices_sent(verb, rank, N)) for rank in range(N)] for verb in VERBS}
+    return {
+        N: {verb: [sum(collective.slices_sent(verb, rank, N)) for rank in range(N)] for verb in VERBS}
+        for N in (grid.data, grid.tensor)
+    }
 
 
 def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tuple[Dataset, Algorithm | str]:
@@ -254,13 +260,16 @@ def _run_stage(
             watch.peak,
             watch.sent,
             watch.messages,
+            watch.activations,
             sum(door.sent[CONTROL] for door in rank.doors.values()),
             *rank.moved(),
             testimony,
         ],
     )
     columns = [list(column) for column in zip(*everyone, strict=True)]
-    run.at_rest, run.peak, sent_per_step, run.messages_per_step, run.control, run.sent, run.received = columns[:-1]
+    run.at_rest, run.peak, sent_per_step, run.messages_per_step, activations = columns[:5]
+    run.control, run.sent, run.received = columns[5:-1]
+    run.activations = {what: [own[what] for own in activations] for what in activations[0]}
     run.sent_per_step = {group: [own[group] for own in sent_per_step] for group in GROUPS}
     run.witnesses = {name: [rank_[name] for rank_ in columns[-1]] for name in testimony}
     run.seconds, run.timeline = _gather(outside, [watch.medians(), watch.timeline])[0]
@@ -317,6 +326,7 @@ class _Watch:
         self.peak = dict(rank.ledger.peak, total=-1)
         self.sent: dict[str, dict[str, int]] = {}
         self.messages = 0
+        self.activations: dict[str, int] = {}
         self.timeline: dict[str, Any] = {}
 
     def step(self, stage: ModuleType, batch: np.ndarray) -> float:
@@ -326,6 +336,9 @@ class _Watch:
         held = dict(ledger.now)
         rank.phases.clear()
         ledger.reset_peak()
+        rank.host.reset_peak()
+        rank.recomputed = 0
+        rank.host_traffic.clear()
         for witness in self._witnesses:
             witness.before_step()
         with ExitStack() as stack:
@@ -340,6 +353,7 @@ class _Watch:
         if record:
             self.timeline = _timeline(held, events, rank.phases)
         self._count(before)
+        self._count_activations()
         self.updates += updated
         self._seconds.append(durations(rank.phases))
         return loss
@@ -355,6 +369,19 @@ class _Watch:
         if self._seconds and (sent, messages) != (self.sent, self.messages):
             raise RuntimeError(f"one step sent {sent} bytes, another {self.sent}")
         self.sent, self.messages = sent, messages
+
+    def _count_activations(self) -> None:
+        rank = self._rank
+        activations = {
+            "device": rank.ledger.most["activations"],
+            "host": rank.host.most["activations"],
+            "recomputed": rank.recomputed,
+            "to_host": rank.host_traffic["to_host"],
+            "from_host": rank.host_traffic["from_host"],
+        }
+        if self._seconds and activations != self.activations:
+            raise RuntimeError(f"one step kept activations as {activations}, another as {self.activations}")
+        self.activations = activations
 
     def medians(self) -> dict[str, float]:
         """Return the median over the steps of each duration in seconds."""

@@ -109,6 +109,27 @@ def add(commands: Commands) -> None:
     training.add_argument(
         "--clip-norm", type=float, metavar="C", help="greatest norm of the whole gradient (default: no limit)"
     )
+    training.add_argument(
+        "--checkpoint-activations",
+        nargs="?",
+        type=int,
+        const=True,
+        metavar="K",
+        help="keep the input of every K-th layer, and compute the others again in backward (default: keep all; without "
+        "K: the square root of the layers, 2 at the least)",
+    )
+    training.add_argument(
+        "--partition-activations",
+        action="store_const",
+        const=True,
+        help="tensor-parallel ranks keep a part each of what they hold alike, and gather it before backward (Pa)",
+    )
+    training.add_argument(
+        "--cpu-checkpointing",
+        action="store_const",
+        const=True,
+        help="activations wait for backward in the host's memory (with --partition-activations: Pa+cpu)",
+    )
     training.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 10)")
     training.add_argument("--steps", type=int, metavar="S", help="steps, instead of --epochs")
 
