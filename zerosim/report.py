@@ -391,11 +391,26 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     lines.append(_books_line(report))
     if report["config"]["collective"] == AUTO:
         lines.append(_choices_line(report))
+    lines += _activations_line(report)
     skipped = {run["stage"]: run["skipped_steps"] for run in runs if run["skipped_steps"]}
     if skipped:
         stages = ", ".join(f"{n} at stage {stage}" for stage, n in skipped.items())
         lines.append(f"Skipped steps: {stages} (a gradient overflowed in fp16; every rank skipped together).")
     return lines
+
+
+def _activations_line(report: dict[str, Any]) -> list[str]:
+    """What is kept of activations, if anything was asked of them."""
+    config, books = report["config"], report["runs"][-1]["memory"]["activations"]
+    if not (config["checkpoint_activations"] or config["partition_activations"] or config["cpu_checkpointing"]):
+        return []
+    equal = all(book["measured"] == book["formula_per_rank"] for book in books.values())
+    most = {what: si(max(book["measured"])) for what, book in books.items()}
+    again = max(books["recomputed"]["measured"])
+    text = f"Activations: at the most {most['device']} on the fullest rank; {again} layers computed again in a step"
+    if config["cpu_checkpointing"]:
+        text += f", {most['host']} on the host, {most['to_host']} to it in a step and {most['from_host']} back"
+    return [f"{text}; {'equal to' if equal else 'NOT EQUAL TO'} the formulas on every rank."]
 
 
 def _choices_line(report: dict[str, Any]) -> str:

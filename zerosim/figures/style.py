@@ -14,6 +14,8 @@ CLASSES = {
     "buffers": "#8C8C8C",
 }
 VERBS = {"all_reduce": "#D55E00", "reduce_scatter": "#E69F00", "all_gather": "#0072B2"}
+GROUPS = {"tensor": "#CC79A7", "pipeline": "#56B4E9"}
+"""What model-parallel ranks send to one another."""
 STAGES = ("#000000", "#56B4E9", "#D55E00", "#F0E442")
 
 COMPLETE, SENT, WRONG = "#009E73", "#D55E00", "#B00020"
@@ -84,4 +86,8 @@ def subject(report: dict[str, Any]) -> str:
     """What was run, in one line."""
     config, model, N = report["config"], report["model"], report["world_size"]
     ranks = "1 rank" if N == 1 else f"{N} ranks"
+    grid = report["grid"]
+    if grid["data_parallel"] < N:
+        parts = {"tensor": "tensor_parallel", "data": "data_parallel", "pipeline": "pipeline"}
+        ranks += f" ({' x '.join(f'{grid[size]} {group}' for group, size in parts.items() if grid[size] > 1)})"
     return f"{model['parameters']:,} parameters on {ranks}, {config['optimizer']}, {config['precision']}"

@@ -24,7 +24,7 @@ def timeline(report: dict[str, Any]) -> "Figure":
         axes.stackplot(
             milliseconds, [line[cls] for cls in CLASSES], colors=list(CLASSES.values()), step="post", linewidth=0
         )
-        formula = sum(run["memory"]["at_rest"]["formula"].values())
+        formula = sum(run["memory"]["at_rest"]["formula_per_rank"][0].values())
         axes.axhline(formula, color="black", linewidth=1, linestyle="--")
         axes.set_xlim(0, milliseconds[-1])
         axes.set_title(f"stage {run['stage']}", loc="left", fontsize=10, pad=16)

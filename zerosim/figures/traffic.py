@@ -14,21 +14,22 @@ def traffic(report: dict[str, Any]) -> "Figure":
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    from zerosim.figures.style import VERBS, in_bytes, new_figure, subject
+    from zerosim.figures.style import GROUPS, VERBS, in_bytes, new_figure, subject
 
     figure, axes = new_figure()
+    groups = report["runs"][0]["traffic"]["model_parallel"]
     for at, run in enumerate(report["runs"]):
-        step = run["traffic"]["per_step"]
-        sent = max(step["measured"], key=lambda m: sum(m.values()))
+        sent, formula = _busiest(run["traffic"])
         bottom = level = 0
-        for verb, colour in VERBS.items():
-            axes.bar(at, sent[verb], 0.6, bottom, color=colour, linewidth=0)
-            bottom += sent[verb]
-            level += step["formula"][verb]
-            axes.plot([at - 0.34, at + 0.34], [level, level], color="black", linewidth=1.4)
+        for what, colour in {**VERBS, **GROUPS}.items():
+            axes.bar(at, sent.get(what, 0), 0.6, bottom, color=colour, linewidth=0)
+            bottom += sent.get(what, 0)
+            if formula.get(what) is not None:
+                level += formula[what]
+                axes.plot([at - 0.34, at + 0.34], [level, level], color="black", linewidth=1.4)
         axes.annotate(si(bottom), (at, bottom), (0, 3), textcoords="offset points", ha="center", fontsize=8)
     Psi = report["model"]["parameters"] * WIDTH[report["config"]["precision"]]
-    for times in (2, 3):
+    for times in (2, 3) if not groups else ():
         axes.axhline(times * Psi, color="black", linewidth=0.8, linestyle="--", zorder=0)
         axes.annotate(
             f"{times} Ψ",
@@ -45,7 +46,24 @@ def traffic(report: dict[str, Any]) -> "Figure":
     title = "Traffic of a step" if k == 1 else f"Traffic of a step of {k} micro-steps"
     axes.set_title(f"{title}\n{subject(report)}", loc="left", fontsize=11)
     handles: list[Any] = [Patch(color=colour, label=verb) for verb, colour in VERBS.items()]
-    handles.append(Line2D([], [], color="black", linewidth=1.4, label="formula, (N - 1) / N"))
-    handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle="--", label="paper, large N"))
+    handles += [Patch(color=GROUPS[group], label=f"{group} parallel") for group in groups]
+    handles.append(Line2D([], [], color="black", linewidth=1.4, label="formula" if groups else "formula, (N - 1) / N"))
+    if not groups:
+        handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle="--", label="paper, large N"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     return figure
+
+
+def _busiest(traffic: dict[str, Any]) -> tuple[dict[str, int], dict[str, int | None]]:
+    """What the rank that sends the most sends, by verb and by group of model-parallel ranks, and what it should send."""
+    step, groups = traffic["per_step"], traffic["model_parallel"]
+    measured = [
+        {**verbs, **{group: sum(book["measured"][rank].values()) for group, book in groups.items()}}
+        for rank, verbs in enumerate(step["measured"])
+    ]
+    rank = max(range(len(measured)), key=lambda rank: sum(measured[rank].values()))
+    formula: dict[str, int | None] = dict(step["formula_per_rank"][rank])
+    for group, book in groups.items():
+        own = book["formula_per_rank"][rank]
+        formula[group] = own and sum(own.values())
+    return measured[rank], formula
