@@ -24,8 +24,8 @@ def traffic(report: dict[str, Any]) -> "Figure":
         for what, colour in {**VERBS, **GROUPS}.items():
             axes.bar(at, sent.get(what, 0), 0.6, bottom, color=colour, linewidth=0)
             bottom += sent.get(what, 0)
-            if formula.get(what) is not None:
-                level += formula[what]
+            if (should := formula.get(what)) is not None:
+                level += should
                 axes.plot([at - 0.34, at + 0.34], [level, level], color="black", linewidth=1.4)
         axes.annotate(si(bottom), (at, bottom), (0, 3), textcoords="offset points", ha="center", fontsize=8)
     Psi = report["model"]["parameters"] * WIDTH[report["config"]["precision"]]
@@ -40,6 +40,7 @@ def traffic(report: dict[str, Any]) -> "Figure":
             va="center",
         )
     axes.set_xticks(range(len(report["runs"])), [f"stage {run['stage']}" for run in report["runs"]])
+    axes.margins(y=0.08)
     in_bytes(axes)
     axes.set_ylabel("bytes sent per rank and step")
     k = report["config"]["grad_accum"]
@@ -55,7 +56,7 @@ def traffic(report: dict[str, Any]) -> "Figure":
 
 
 def _busiest(traffic: dict[str, Any]) -> tuple[dict[str, int], dict[str, int | None]]:
-    """What the rank that sends the most sends, by verb and by group of model-parallel ranks, and what it should send."""
+    """What the rank that sends the most sends, by verb and by group of model-parallel ranks; and what it should."""
     step, groups = traffic["per_step"], traffic["model_parallel"]
     measured = [
         {**verbs, **{group: sum(book["measured"][rank].values()) for group, book in groups.items()}}
