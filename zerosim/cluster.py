@@ -60,6 +60,12 @@ class Cluster:
             return self.alpha_inside, self.bandwidth_inside
         return (self.alpha_between, self.bandwidth_between) if self.ranks_per_node == 1 else None
 
+    def link(self, a: int, b: int) -> tuple[float, float]:
+        """Return alpha and bandwidth between two ranks, if nobody else uses it."""
+        if a // self.ranks_per_node == b // self.ranks_per_node:
+            return self.alpha_inside, self.bandwidth_inside
+        return self.alpha_between, self.bandwidth_between
+
     def asdict(self) -> dict[str, Any]:
         """Return the fields as JSON takes them."""
         return dataclasses.asdict(self)

@@ -21,6 +21,7 @@ from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.precision import add
 from zerosim.transport import Transport
+from zerosim.transport.watched import Gatekeeper, Watched
 
 CONTROL = "control"
 """The book for what is not the paper's traffic: the loss, the norm, evaluation, and what the report gathers."""
@@ -113,11 +114,6 @@ class Comm:
         self.seconds = 0.0
         self.who: dict[int, str] = {}
 
-    @property
-    def waited(self) -> float:
-        """Seconds so far, of those inside, in which this rank waited for others."""
-        return self._transport.waited
-
     # the three verbs -------------------------------------------------------------------------------------------------
 
     def reduce_scatter(self, *vectors: np.ndarray, out: np.ndarray | None = None) -> None:
@@ -209,6 +205,16 @@ class Comm:
             if text:
                 raise InputError(text.decode())
         return result
+
+    @contextmanager
+    def watched(self, ranks: Sequence[int], keeper: Gatekeeper) -> Iterator[None]:
+        """Let somebody see every message inside the block; `ranks` are this door's, numbered as in the world."""
+        outer = self._transport
+        self._transport = Watched(outer, ranks, keeper)
+        try:
+            yield
+        finally:
+            self._transport = outer
 
     # the count -------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerosim import deepspeed
+from zerosim.cluster import find as find_cluster
 from zerosim.collectives import NATIVE, find
 from zerosim.deepspeed import DeepSpeed
 from zerosim.errors import InputError
@@ -54,6 +55,8 @@ class Config:
     checkpoint_activations: int | None = None
     partition_activations: bool = False
     cpu_checkpointing: bool = False
+    straggler: tuple[int, float] | None = None
+    cluster: str = "dgx-a100"
 
     def __post_init__(self) -> None:
         def settle(name: str, value: Any) -> None:
@@ -101,6 +104,9 @@ class Config:
                 raise InputError(
                     f"test_fraction: {self.test_fraction:g} leaves nothing to train on; it must be below 1"
                 )
+        if self.straggler is not None:
+            settle("straggler", _straggler(self.straggler))
+        find_cluster(self.cluster)
         if isinstance(self.witness, str):
             settle("witness", [name.strip() for name in self.witness.split(",")])
         if not isinstance(self.witness, (list, tuple)):
@@ -265,6 +271,19 @@ def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
         raise InputError(f"{name}: {value!r} must be a list of whole numbers")
     return tuple(value)
+
+
+def _straggler(value: Any) -> tuple[int, float]:
+    """From [rank, factor], or from text as on the command line: "2:3.5"."""
+    try:
+        rank, factor = value.split(":") if isinstance(value, str) else value
+        place, times = int(rank), float(factor)
+    except (TypeError, ValueError):
+        raise InputError(f"straggler: {value!r} must be RANK:FACTOR, like 2:3.5") from None
+    _whole("straggler: the rank", place, 0)
+    if _real("straggler: the factor", times) < 1:
+        raise InputError(f"straggler: the factor {times:g} must be 1 or more")
+    return place, times
 
 
 def _real(name: str, value: Any) -> float:

@@ -41,6 +41,8 @@ class MLP:
         self.layers = range(len(self.parts))
         """Numbers of the layers held, from 0."""
         self.sizes = [part.size for part in self.parts]
+        self.operations = 0
+        """Multiplications and additions in products so far."""
         self.first, self.last = self.parts[0].layer == 0, self.parts[-1].layer == len(widths) - 2
         """Whether the model's first and its last layer are held."""
 
@@ -74,7 +76,7 @@ class MLP:
         with self._decoded(x) as x_:
             for rows in panels(W.shape[0], self._most(W.shape[1])):
                 with self._decoded(W[rows]) as W_, self._encoding(y[rows]) as y_:
-                    np.matmul(W_, x_, out=y_)
+                    self._multiply(W_, x_, y_)
                     if then:
                         then(y_, rows)
         return y
@@ -114,7 +116,7 @@ class MLP:
 
     def _weight_panel(self, dy: np.ndarray, x: np.ndarray, dW: np.ndarray, add: bool) -> None:
         with self._decoded(dy) as dy_, self._encoding(dW, add) as dW_:
-            np.matmul(dy_, x.T, out=dW_)
+            self._multiply(dy_, x.T, dW_)
 
     def _bias_gradient(self, dy: np.ndarray, db: np.ndarray, add: bool) -> None:
         with self._decoded(dy) as dy_, self._encoding(db, add) as db_:
@@ -136,7 +138,7 @@ class MLP:
         with self.ledger.borrow("buffers", x.shape, bool) as alive:
             np.greater(x.view(f"i{x.itemsize}"), 0, out=alive)  # the sign is the same, and 16-bit floats are slow
             with self._decoded(W) as W_, self._encoding(x) as dx:
-                np.matmul(W_.T, dy, out=dx)
+                self._multiply(W_.T, dy, dx)
                 dx *= alive
 
     @contextmanager
@@ -177,6 +179,10 @@ class MLP:
             z *= scale * 2 / y.shape[1]
             outputs[:] = z
         return loss
+
+    def _multiply(self, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        np.matmul(a, b, out=out)
+        self.operations += 2 * a.shape[1] * out.size
 
     # the two ways between storage and arithmetic ---------------------------------------------------------------------
 

@@ -105,6 +105,8 @@ class Optimizer:
         self.states = (("master",) if mixed else ()) + self._moments
         """Names of the state arrays: with mixed precision the fp32 master copy is one of them."""
         self.t = 0
+        self.updated = 0
+        """Elements updated so far."""
 
     def step(
         self,
@@ -120,6 +122,7 @@ class Optimizer:
         updated, in its own precision, and `parameters` takes its rounded value.
         """
         weights = states.get("master", parameters)
+        self.updated += weights.size
         hyper = Hyper(self._lr, self._weight_decay, self.t)
         block = min(BLOCK, weights.size)
         as_it_is = gradients.dtype == weights.dtype and factor == 1.0

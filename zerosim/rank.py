@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +21,16 @@ from zerosim.partition import Bucket, Layout
 from zerosim.precision import LossScale, add, finite, precision
 from zerosim.tensor_parallel import TensorParallelMLP
 from zerosim.transport import Transport
+from zerosim.transport.watched import Event, Recorder, Straggler, Watched
 
 
 class Phase(NamedTuple):
-    """The beginning of a phase, and how long the rank had been at the door and waiting by then; all in seconds."""
+    """The beginning of a phase, and how long the rank had been at its doors, waited and slept by then, in seconds."""
 
     at: float
     inside: float
     waited: float
+    slept: float
     name: str
 
 
@@ -55,11 +58,14 @@ class Rank:
         self.precision = precision(config.precision)
         self.ledger, self.host = Ledger(), Ledger()
         self.grid = Grid(transport.size, config.tensor_parallel, config.pipeline)
-        self._transports = {"world": transport, **transports(transport, self.grid)}
-        self.doors = {
-            group: open_door(place, self.ledger, collective or config.collective)
-            for group, place in self._transports.items()
-        }
+        groups = {**self.grid.groups(transport.rank), "world": [*range(transport.size)]}
+        self._places = {group: transport.part(ranks) for group, ranks in groups.items()}
+        self._groups = groups
+        self.straggler = _straggler(config, transport.rank)
+        self.doors = {}
+        for group, place in self._places.items():
+            seen = Watched(place, groups[group], self.straggler) if self.straggler else place
+            self.doors[group] = open_door(seen, self.ledger, collective or config.collective)
         self.comm, self.tensor = self.doors["data"], self.doors["tensor"]
         self.pipe, self.world = self.doors["pipeline"], self.doors["world"]
         self.model = self._model([data.x.shape[1], *config.hidden, data.outputs])
@@ -72,6 +78,7 @@ class Rank:
         """Layers computed again in the current step."""
         self.host_traffic: Counter[str] = Counter()
         """Bytes moved in the current step, "to_host" and "from_host"."""
+        self._recorder: Recorder | None = None
         self.phases: list[Phase] = []
         """The beginnings of the phases of the current step."""
 
@@ -113,9 +120,36 @@ class Rank:
 
     def phase(self, name: str) -> None:
         """Say what begins now; the time until the next call is this phase's."""
+        slept = 0.0
+        if self.straggler:
+            self.straggler.before()
+            slept = self.straggler.slept
+        if self._recorder:
+            self._recorder.after("phase", name, 0)
         inside = sum(door.seconds for door in self.doors.values())
-        waited = sum(place.waited for place in {id(place): place for place in self._transports.values()}.values())
-        self.phases.append(Phase(time.perf_counter(), inside, waited, name))
+        waited = sum(self.waited_for())
+        self.phases.append(Phase(time.perf_counter(), inside, waited, slept, name))
+
+    def waited_for(self) -> list[float]:
+        """Return the seconds so far in which this rank waited for each rank of the world."""
+        waited = [0.0] * self.grid.size
+        places = {id(place): group for group, place in self._places.items()}  # some groups are the same
+        for group in places.values():
+            for rank, seconds in zip(self._groups[group], self._places[group].waited_for, strict=True):
+                waited[rank] += seconds
+        return waited
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Event]]:
+        """Write down what this rank does inside the block, for `zerosim.virtual`."""
+        self._recorder = Recorder(lambda: (self.model.operations, self.optimizer.updated))
+        try:
+            with ExitStack() as stack:
+                for group, door in self.doors.items():
+                    stack.enter_context(door.watched(self._groups[group], self._recorder))
+                yield self._recorder.events
+        finally:
+            self._recorder = None
 
     def micro_batches(self, batch: np.ndarray) -> list[np.ndarray]:
         """Cut this rank's rows of a global batch (row numbers) into micro-batches."""
@@ -264,6 +298,7 @@ def _check_same(parameters: np.ndarray, weights: np.ndarray) -> None:
         raise RuntimeError("this rank's parameters differ from the weights that the ranks own")
 
 
-def transports(world: Transport, grid: Grid) -> dict[str, Transport]:
-    """Return this rank's places among those it works with, by "tensor", "data" and "pipeline"."""
-    return {group: world.part(ranks) for group, ranks in grid.groups(world.rank).items()}
+def _straggler(config: Config, rank: int) -> Straggler | None:
+    if config.straggler is None or config.straggler[0] != rank:
+        return None
+    return Straggler(config.straggler[1])

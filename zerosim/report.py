@@ -4,16 +4,19 @@ import math
 import os
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import zerosim
 from zerosim import formulas
+from zerosim.cluster import find as find_cluster
 from zerosim.collectives import AUTO, NATIVE, VERBS
 from zerosim.collectives.auto import choice
 from zerosim.config import Config
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.train import Records, Run
+from zerosim.virtual import replay
 
 SCHEMA = "zerosim.report/1"
 
@@ -90,7 +93,37 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
             "sent_equals_received": sum(run.sent) == sum(run.received),
         },
         "witnesses": run.witnesses,
-        "time": run.seconds,
+        "time": {
+            **run.seconds,
+            "waited_for": [own["waited_for"] for own in run.work],
+            "virtual": _virtual(run, records),
+        },
+    }
+
+
+def _virtual(run: Run, records: Records) -> dict[str, Any]:
+    """The recorded step on a virtual clock, at the rates at which the ranks worked, on the network of a cluster."""
+    cluster, straggler = find_cluster(records.config.cluster), records.config.straggler
+    operation, update = (
+        median(own[seconds] / max(1, own[count]) for own in run.work)
+        for seconds, count in (("compute", "operations"), ("update", "updated"))
+    )
+    clocks = replay(run.recorded, operation, update, cluster, dict([straggler] if straggler else []))
+    return {
+        "cluster": cluster.name,
+        "seconds_per_operation": operation,
+        "seconds_per_update": update,
+        "seconds_per_step": max(clock.now for clock in clocks),
+        "ranks": [
+            {
+                "seconds": clock.now,
+                "busy": clock.busy,
+                "network": clock.network,
+                "waited_for": [clock.waits.get(other, 0.0) for other in range(records.world_size)],
+                "spans": [list(span) for span in clock.spans],
+            }
+            for clock in clocks
+        ],
     }
 
 
@@ -283,7 +316,8 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
         f"{config['precision']}; {data['train_rows']} rows of {data['name']}, {config['batch_size']} per step, "
         f"{report['runs'][0]['steps']} steps. Bytes are per rank."
     )
-    return console_text(heading, table, *_parts(report), *_verdicts(report), *_witnesses(report), width=width)
+    parts = (*_parts(report), *_waiting(report), *_verdicts(report), *_witnesses(report))
+    return console_text(heading, table, *parts, width=width)
 
 
 def _parts(report: dict[str, Any]) -> list[Any]:
@@ -312,6 +346,47 @@ def _parts(report: dict[str, Any]) -> list[Any]:
         f"Parts of the model at stage {run['stage']}, the fullest rank of each, and what it sends in a step:",
         table,
     ]
+
+
+def waits(report: dict[str, Any]) -> bool:
+    """Whether ranks wait for one another by design: on a pipeline, or for a straggler."""
+    return report["grid"]["pipeline"] > 1 or report["config"]["straggler"] is not None
+
+
+def _waiting(report: dict[str, Any]) -> list[Any]:
+    """Who waits for whom, and how long: of the last run, as counted and on the virtual clock."""
+    from rich import box
+    from rich.table import Table
+
+    if not waits(report):
+        return []
+    run, grid = report["runs"][-1], report["grid"]
+    time, virtual = run["time"], run["time"]["virtual"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("\nrank", "virtual clock:\nbusy", "\nnetwork", "\nwaits", "\nmost for", "measured:\nwaits"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("\nmost for", justify="right", no_wrap=True)
+    for rank, (clock, measured) in enumerate(zip(virtual["ranks"], time["waited_for"], strict=True)):
+        table.add_row(
+            str(rank),
+            *(f"{1e3 * seconds:.3f} ms" for seconds in (clock["busy"], clock["network"], sum(clock["waited_for"]))),
+            _most(clock["waited_for"]),
+            f"{1e3 * sum(measured):.3f} ms",
+            _most(measured),
+        )
+    lines: list[Any] = [f"Who waits for whom in a step of stage {run['stage']}:", table]
+    if grid["pipeline"] > 1:
+        P, M = grid["pipeline"], report["config"]["grad_accum"]
+        idle = 1 - sum(c["busy"] for c in virtual["ranks"]) / (len(virtual["ranks"]) * virtual["seconds_per_step"])
+        lines.append(
+            f"Bubble: {P} pipeline ranks with {M} micro-batches are idle for {formulas.bubble(P, M):.1%} of a step if "
+            f"all take equally long; with these layers, and with the update, for {idle:.1%} on the virtual clock."
+        )
+    return lines
+
+
+def _most(waited_for: list[float]) -> str:
+    return f"rank {max(range(len(waited_for)), key=waited_for.__getitem__)}" if any(waited_for) else "-"
 
 
 def _of(book: Any, ranks: list[int]) -> Any:

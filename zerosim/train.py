@@ -30,6 +30,7 @@ from zerosim.room import check_states
 from zerosim.schedule import outputs
 from zerosim.stages import STAGES
 from zerosim.transport import Transport, connect
+from zerosim.transport.watched import Event
 from zerosim.weightfile import WeightWriter, check_writable, open_weights
 from zerosim.witness import WITNESSES, Witness
 
@@ -71,7 +72,13 @@ class Run:
     witnesses: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     """By witness, per rank: its testimony, in bytes (`zerosim.witness`)."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Medians over the steps, on rank 0: "seconds_per_step", "compute", "communicate", of which "waiting", "update"."""
+    """Medians over the steps, on rank 0: "seconds_per_step", "compute", of which "slept" (a straggler), "communicate",
+    of which "waiting", "update"."""
+    work: list[dict[str, Any]] = field(default_factory=list)
+    """Per rank, in a step: "operations", elements "updated", the seconds of both, "compute" and "update", and seconds
+    "waited_for" each rank."""
+    recorded: list[list[Any]] = field(default_factory=list)
+    """Per rank: what it did in the step of the timeline (`zerosim.transport.watched.Event`)."""
     timeline: dict[str, Any] = field(default_factory=dict)
     """One step of rank 0: "seconds" of each change, bytes by class after it, and the "phases" with their beginnings."""
 
@@ -185,7 +192,7 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
     if config.batch_size > train_rows:
         raise InputError(f"batch_size: {config.batch_size} is more than the {train_rows} rows there are to train on")
     widths = [data.x.shape[1], *config.hidden, data.outputs]
-    _check_parts(config, widths)
+    _check_parts(config, widths, transport.size)
     check_states(config.stages, widths, grid, config.precision, config.optimizer, transport.here)
     if config.init is not None:
         with open_weights(config.init, widths):
@@ -206,9 +213,11 @@ def _grid(config: Config, size: int) -> Grid:
     return Grid(size, T, P)
 
 
-def _check_parts(config: Config, widths: list[int]) -> None:
-    """Raise InputError if a rank would have no layer, or nothing of one."""
+def _check_parts(config: Config, widths: list[int], size: int) -> None:
+    """Raise InputError if a rank would have no layer, or nothing of one, or if there is no such rank."""
     n, T, P = len(widths) - 1, config.tensor_parallel, config.pipeline
+    if config.straggler is not None and config.straggler[0] >= size:
+        raise InputError(f"straggler: there is no rank {config.straggler[0]}; the last of {size} ranks is {size - 1}")
     if n < P:
         raise InputError(f"pipeline: {P} ranks are too many for {n} layers; each needs one at least")
     for width in widths[1::2]:  # these are cut
@@ -261,14 +270,16 @@ def _run_stage(
             watch.sent,
             watch.messages,
             watch.activations,
+            watch.work(),
+            watch.recorded,
             sum(door.sent[CONTROL] for door in rank.doors.values()),
             *rank.moved(),
             testimony,
         ],
     )
     columns = [list(column) for column in zip(*everyone, strict=True)]
-    run.at_rest, run.peak, sent_per_step, run.messages_per_step, activations = columns[:5]
-    run.control, run.sent, run.received = columns[5:-1]
+    run.at_rest, run.peak, sent_per_step, run.messages_per_step, activations, run.work, run.recorded = columns[:7]
+    run.control, run.sent, run.received = columns[7:-1]
     run.activations = {what: [own[what] for own in activations] for what in activations[0]}
     run.sent_per_step = {group: [own[group] for own in sent_per_step] for group in GROUPS}
     run.witnesses = {name: [rank_[name] for rank_ in columns[-1]] for name in testimony}
@@ -328,6 +339,9 @@ class _Watch:
         self.messages = 0
         self.activations: dict[str, int] = {}
         self.timeline: dict[str, Any] = {}
+        self.recorded: list[Event] = []
+        """What the rank did in the step of the timeline, for `zerosim.virtual`."""
+        self._waited = [rank.waited_for()]
 
     def step(self, stage: ModuleType, batch: np.ndarray) -> float:
         """Take a step and return the loss summed over the global batch."""
@@ -344,8 +358,10 @@ class _Watch:
         with ExitStack() as stack:
             record = len(self._seconds) < 2  # the first step is slow, so the second one if there is one
             events = stack.enter_context(ledger.recording()) if record else []
+            self.recorded = stack.enter_context(rank.recording()) if record else self.recorded
             loss, updated = stage.step(rank, batch)
-        rank.phase("end")
+            rank.phase("end")
+        self._waited.append(rank.waited_for())
         for witness in self._witnesses:
             witness.after_step()
         if ledger.peak["total"] > self.peak["total"]:
@@ -383,6 +399,19 @@ class _Watch:
             raise RuntimeError(f"one step kept activations as {activations}, another as {self.activations}")
         self.activations = activations
 
+    def work(self) -> dict[str, Any]:
+        """Return what a step takes: operations and elements updated, and the seconds of each; waits by rank, a mean."""
+        _, _, _, operations, updated = self.recorded[-1]
+        seconds = self.medians()
+        waited = zip(self._waited[-1], self._waited[0], strict=True)
+        return {
+            "operations": operations - self.recorded[0][3],
+            "updated": updated - self.recorded[0][4],
+            "compute": seconds["compute"] - seconds["slept"],
+            "update": seconds["update"],
+            "waited_for": [(now - then) / len(self._seconds) for now, then in waited],
+        }
+
     def medians(self) -> dict[str, float]:
         """Return the median over the steps of each duration in seconds."""
         return {name: median(step[name] for step in self._seconds) for name in self._seconds[0]}
@@ -400,6 +429,7 @@ def durations(phases: list[Phase]) -> dict[str, float]:
         "compute": total - communicate - update,
         "communicate": communicate,
         "waiting": last.waited - first.waited,
+        "slept": last.slept - first.slept,
         "update": update,
     }
 

@@ -57,6 +57,14 @@ def add(commands: Commands) -> None:
         help="put the layers on P ranks, one after the other; --grad-accum says how many micro-batches (default: 1)",
     )
     what.add_argument(
+        "--straggler",
+        metavar="RANK:FACTOR",
+        help="make one rank slower: it sleeps between its messages, and its virtual clock runs slower too",
+    )
+    what.add_argument(
+        "--cluster", metavar="NAME|FILE.json", help="whose network the virtual clock has (default: dgx-a100)"
+    )
+    what.add_argument(
         "--trace-memory",
         action="store_const",
         const=True,

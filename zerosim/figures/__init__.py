@@ -1,11 +1,11 @@
 """Pictures of a report (`zerosim.build_report`, or a report.json that was loaded): measured, and the formula's marks.
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
-`memory`, `traffic`, `loss` and `timeline` draw a training; `exchanges`, `crossover` and `contest` collectives, and
-`travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan;
-`figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
+`memory`, `traffic`, `loss`, `timeline` and `waiting` draw a training; `exchanges`, `crossover` and `contest`
+collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,19 @@ from zerosim.figures.published import efficiency, figure1, largest, states, volu
 from zerosim.figures.timeline import timeline
 from zerosim.figures.traffic import traffic
 from zerosim.figures.travel import travel
+from zerosim.figures.waiting import waiting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES = {"memory": memory, "traffic": traffic, "loss": loss, "timeline": timeline}
+FIGURES: dict[str, Callable[[dict[str, Any]], "Figure | None"]] = {
+    "memory": memory,
+    "traffic": traffic,
+    "loss": loss,
+    "timeline": timeline,
+    "waiting": waiting,
+}
+"""Of a training; one that has nothing to say of a report draws none."""
 
 __all__ = [
     "FIGURES",
@@ -46,15 +54,19 @@ __all__ = [
     "traffic",
     "travel",
     "volume",
+    "waiting",
     "write",
 ]
 
 
 def write(report: dict[str, Any], folder: str | Path) -> list[str]:
     """Draw all figures of a report into a folder, as PNG and SVG, and return their names."""
+    written = []
     for name, draw in FIGURES.items():
-        save(draw(report), folder, name)
-    return list(FIGURES)
+        if figure := draw(report):
+            save(figure, folder, name)
+            written.append(name)
+    return written
 
 
 def save(figure: "Figure", folder: str | Path, name: str) -> None:

@@ -16,6 +16,17 @@ CLASSES = {
 VERBS = {"all_reduce": "#D55E00", "reduce_scatter": "#E69F00", "all_gather": "#0072B2"}
 GROUPS = {"tensor": "#CC79A7", "pipeline": "#56B4E9"}
 """What model-parallel ranks send to one another."""
+PHASES = {
+    "forward": "#56B4E9",
+    "recompute": "#F0E442",
+    "backward": "#0072B2",
+    "reduce": "#E69F00",
+    "update": "#009E73",
+    "gather": "#D55E00",
+    "network": "#8C8C8C",
+}
+WAIT = "#E4E4E4"
+"""A rank that waits for another one."""
 STAGES = ("#000000", "#56B4E9", "#D55E00", "#F0E442")
 
 COMPLETE, SENT, WRONG = "#009E73", "#D55E00", "#B00020"

@@ -14,8 +14,8 @@ class Transport(Protocol):
     backend: str
     here: int
     """Ranks on this machine."""
-    waited: float
-    """Seconds so far in which nothing had come, or nothing had gone out, when it was asked for."""
+    waited_for: list[float]
+    """Seconds so far, by rank, in which nothing had come from it, or gone out to it, when that was asked for."""
 
     def send(self, array: np.ndarray, to: int) -> Any:
         """Begin to send a contiguous array and return what `wait` takes; it must not change before it is out.

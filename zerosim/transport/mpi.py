@@ -52,41 +52,45 @@ class MPITransport:
         neighbours.Free()
         self._MPI, self._byte, self._status = MPI, MPI.BYTE, MPI.Status()
         self._types: dict[np.dtype, tuple[Any, Any]] = {}
-        self.waited = 0.0
+        self.waited_for = [0.0] * self.size
+        self._parts: dict[tuple[int, ...], MPITransport] = {}
 
     def send(self, array: np.ndarray, to: int) -> Any:
         """See `zerosim.transport.Transport`."""
-        return self._comm.Isend([_octets(array), self._byte], to)
+        return to, self._comm.Isend([_octets(array), self._byte], to)
 
     def recv(self, array: np.ndarray, source: int) -> int:
         """See `Transport`. The bytes that arrived are MPI's own count."""
         status = self._status
         request = self._comm.Irecv([_octets(array), self._byte], source)
-        self._until(lambda: request.Test(status))
+        self._until(lambda: request.Test(status), source)
         return status.Get_count(self._byte)
 
     def wait(self, sending: Any) -> None:
         """See `Transport`."""
-        self._until(sending.Test)
+        to, request = sending
+        self._until(request.Test, to)
 
-    def _until(self, done: Callable[[], bool]) -> None:
+    def _until(self, done: Callable[[], bool], partner: int) -> None:
         if done():
             return
         began = time.perf_counter()
         while not done():
             give_way()
-        self.waited += time.perf_counter() - began
+        self.waited_for[partner] += time.perf_counter() - began
 
     def part(self, ranks: Sequence[int]) -> Transport:
         """See `Transport`."""
         if list(ranks) == list(range(self.size)):
             return self
-        group = self._comm.group.Incl(list(ranks))
-        comm = self._comm.Create_group(group)
-        part = MPITransport(comm)
-        comm.Free()
-        group.Free()
-        return part
+        key = tuple(ranks)
+        if key not in self._parts:
+            group = self._comm.group.Incl(list(ranks))
+            comm = self._comm.Create_group(group)
+            self._parts[key] = MPITransport(comm)
+            comm.Free()
+            group.Free()
+        return self._parts[key]
 
     def sleep_until_all(self) -> None:
         """Wait for all ranks without keeping a core busy."""

@@ -70,7 +70,8 @@ class ThreadTransport:
     def __init__(self, world: ThreadWorld, rank: int) -> None:
         self._world = world
         self.rank, self.size, self.here = rank, world.size, world.size
-        self.waited = 0.0
+        self.waited_for = [0.0] * world.size
+        self._parts: dict[tuple[int, ...], ThreadTransport] = {}
         self._sent, self._confirmed = [0] * world.size, [0] * world.size
 
     def send(self, array: np.ndarray, to: int) -> tuple[int, int]:
@@ -81,7 +82,7 @@ class ThreadTransport:
 
     def recv(self, array: np.ndarray, source: int) -> int:
         """See `Transport`."""
-        letter = self._take(self._world.letters[self.rank][source])
+        letter = self._take(self._world.letters[self.rank][source], source)
         array[...] = letter
         arrived = letter.nbytes
         del letter  # the sender may let go of its array as soon as it has the receipt
@@ -92,18 +93,21 @@ class ThreadTransport:
         """See `Transport`. Receipts come in the order of letters, but may be asked for in any."""
         to, number = sending
         while self._confirmed[to] < number:
-            self._take(self._world.receipts[self.rank][to])
+            self._take(self._world.receipts[self.rank][to], to)
             self._confirmed[to] += 1
 
     def part(self, ranks: Sequence[int]) -> "ThreadTransport":
         """See `Transport`."""
         if list(ranks) == list(range(self.size)):
             return self
-        return ThreadTransport(self._world.part(tuple(ranks)), list(ranks).index(self.rank))
+        key = tuple(ranks)
+        if key not in self._parts:
+            self._parts[key] = ThreadTransport(self._world.part(key), key.index(self.rank))
+        return self._parts[key]
 
-    def _take(self, box: SimpleQueue) -> Any:
+    def _take(self, box: SimpleQueue, partner: int) -> Any:
         letter, waited = self._world.take(box)
-        self.waited += waited
+        self.waited_for[partner] += waited
         return letter
 
     def abort(self) -> None:

@@ -1,0 +1,62 @@
+"""Who waits for whom: a step on the virtual clock, a row per rank, and beside it the seconds that were measured."""
+
+from typing import TYPE_CHECKING, Any
+
+from zerosim.report import waits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 16
+"""Ranks drawn; more rows cannot be read."""
+
+
+def waiting(report: dict[str, Any]) -> "Figure | None":
+    """Draw the step of the last run; None if no rank waits for another one by design."""
+    from matplotlib.patches import Patch
+
+    from zerosim.figures.style import PHASES, WAIT, new_figure, subject
+
+    if not waits(report):
+        return None
+    run = report["runs"][-1]
+    clocks = run["time"]["virtual"]["ranks"][:MOST]
+    figure, (axes, beside) = new_figure(
+        1, 2, size=(12, 2.2 + 0.42 * len(clocks)), sharey=True, gridspec_kw={"width_ratios": [4, 1]}
+    )
+    for rank, clock in enumerate(clocks):
+        for start, end, what, partner in clock["spans"]:
+            _span(axes, rank, 1e3 * start, 1e3 * end, what, partner, 1e3 * run["time"]["virtual"]["seconds_per_step"])
+    axes.set_yticks(range(len(clocks)), [_name(report, rank) for rank in range(len(clocks))])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"milliseconds on the virtual clock ({run['time']['virtual']['cluster']})")
+    measured = [1e3 * sum(own) for own in run["time"]["waited_for"][:MOST]]
+    beside.barh(range(len(clocks)), measured, 0.7, color=WAIT, linewidth=0)
+    for rank, milliseconds in enumerate(measured):
+        beside.annotate(f"{milliseconds:.2f}", (milliseconds, rank), (3, 0), textcoords="offset points", va="center")
+    beside.margins(x=0.3)
+    beside.set_xlabel("waited, measured, ms")
+    names = {what for clock in clocks for _, _, what, _ in clock["spans"]}
+    handles = [Patch(color=colour, label=name) for name, colour in PHASES.items() if name in names]
+    handles.append(Patch(color=WAIT, label="waits for that rank"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.suptitle(f"A step of stage {run['stage']}: {subject(report)}", x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def _span(axes: Any, rank: int, start: float, end: float, what: str, partner: int, whole: float) -> None:
+    from zerosim.figures.style import PHASES, WAIT
+
+    axes.barh(rank, end - start, 0.7, start, color=WAIT if what == "wait" else PHASES.get(what, "white"), linewidth=0)
+    if what == "wait" and end - start > 0.025 * whole:
+        axes.annotate(str(partner), ((start + end) / 2, rank), ha="center", va="center", fontsize=8)
+
+
+def _name(report: dict[str, Any], rank: int) -> str:
+    """The rank, its place in the grid if there is one, and whether it was made slow."""
+    place, grid, slow = report["grid"]["ranks"][rank], report["grid"], report["config"]["straggler"]
+    sizes = {"tensor": "tensor_parallel", "data": "data_parallel", "pipeline": "pipeline"}
+    where = ", ".join(f"{group} {place[group]}" for group, size in sizes.items() if grid[size] > 1)
+    several = sum(grid[size] > 1 for size in sizes.values()) > 1
+    name = f"rank {rank}" + (f" ({where})" if several else "")
+    return f"{name}\n{slow[1]:g} times slower" if slow and slow[0] == rank else name
