@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerosim import deepspeed
+from zerosim.cluster import THIS_MACHINE
 from zerosim.cluster import find as find_cluster
 from zerosim.collectives import NATIVE, find
 from zerosim.deepspeed import DeepSpeed
 from zerosim.errors import InputError
 from zerosim.jsonfile import read_json
 from zerosim.optim import BETA1, BETA2, EPSILON, MOMENTUM, RULES
+from zerosim.parallel import Grid
 from zerosim.precision import NAMES as PRECISIONS
 from zerosim.witness import WITNESSES
 
@@ -52,6 +54,7 @@ class Config:
     witness: tuple[str, ...] = ()
     tensor_parallel: int = 1
     pipeline: int = 1
+    pipeline_layers: tuple[int, ...] | None = None
     checkpoint_activations: int | None = None
     partition_activations: bool = False
     cpu_checkpointing: bool = False
@@ -106,6 +109,10 @@ class Config:
                 )
         if self.straggler is not None:
             settle("straggler", _straggler(self.straggler))
+        if self.cluster == THIS_MACHINE:
+            raise InputError(
+                "cluster: this-machine is measured by 'collectives bench'; give its collectives-bench.json"
+            )
         find_cluster(self.cluster)
         if isinstance(self.witness, str):
             settle("witness", [name.strip() for name in self.witness.split(",")])
@@ -114,6 +121,8 @@ class Config:
         for name in self.witness:
             _one_of("witness", name, WITNESSES)
         settle("witness", tuple(dict.fromkeys(self.witness)))
+        if self.pipeline_layers is not None:
+            self._settle_pipeline(_whole_numbers("pipeline_layers", self.pipeline_layers))
         if self.checkpoint_activations is True:
             settle("checkpoint_activations", max(2, round(math.sqrt(len(self.hidden) + 1))))
         elif self.checkpoint_activations is not None:
@@ -130,6 +139,18 @@ class Config:
             value = getattr(self, name)
             if not ((isinstance(value, str) and value) or (value is None and name in ("init", "save"))):
                 raise InputError(f"{name}: {value!r} must be the name of a file or folder")
+
+    def _settle_pipeline(self, counts: tuple[int, ...]) -> None:
+        if not counts or min(counts) < 1:
+            raise InputError("pipeline_layers: each pipeline rank needs one layer at least, as in 1,2")
+        if self.pipeline not in (1, len(counts)):
+            raise InputError(f"pipeline_layers: {len(counts)} numbers, but pipeline is {self.pipeline}")
+        object.__setattr__(self, "pipeline_layers", counts)
+        object.__setattr__(self, "pipeline", len(counts))
+
+    def grid(self, size: int) -> Grid:
+        """Return where `size` ranks stand."""
+        return Grid(size, self.tensor_parallel, self.pipeline, self.pipeline_layers)
 
     @property
     def witnesses(self) -> tuple[str, ...]:

@@ -165,12 +165,16 @@ def bytes_in_all(
 
 
 class Place(NamedTuple):
-    """Which part of a model a rank holds: tensor-parallel rank t of T, pipeline rank p of P."""
+    """Which part of a model a rank holds: tensor-parallel rank t of T, pipeline rank p of P.
+
+    `counts` are how many layers each pipeline rank has; None: rank p has those from n p / P on, rounded down.
+    """
 
     T: int = 1
     t: int = 0
     P: int = 1
     p: int = 0
+    counts: tuple[int, ...] | None = None
 
 
 WHOLE = Place()
@@ -179,7 +183,7 @@ WHOLE = Place()
 def layer_sizes(L: Sequence[int], place: Place = WHOLE) -> list[int]:
     """Elements of each layer that a rank holds.
 
-    Pipeline rank p has the layers from n p / P on, rounded down. Tensor parallelism cuts the outputs of even layers,
+    Tensor parallelism cuts the outputs of even layers,
     with their biases, and the inputs of odd ones, whose biases are whole on every rank (Shoeybi et al. 2019,
     arXiv:1909.08053, section 3).
     """
@@ -187,8 +191,10 @@ def layer_sizes(L: Sequence[int], place: Place = WHOLE) -> list[int]:
 
 
 def _layers(L: Sequence[int], place: Place) -> range:
-    n = len(L) - 1
-    return range(n * place.p // place.P, n * (place.p + 1) // place.P)
+    n, p = len(L) - 1, place.p
+    if place.counts:
+        return range(sum(place.counts[:p]), sum(place.counts[: p + 1]))
+    return range(n * p // place.P, n * (p + 1) // place.P)
 
 
 def _width(L: Sequence[int], k: int, place: Place) -> int:
@@ -472,11 +478,11 @@ def _sent(collective: Collective, verb: str, elements: int, w: int, N: int, rank
 
 def pipeline_traffic(L: Sequence[int], rows: Sequence[int], w: int, place: Place = WHOLE) -> dict[str, int]:
     """Bytes a pipeline rank sends in one step: a micro-batch's outputs forward, the gradient of its inputs back."""
-    n, width = len(L) - 1, 0
+    layers, width = _layers(L, place), 0
     if place.p < place.P - 1:
-        width += _width(L, n * (place.p + 1) // place.P, place)
+        width += _width(L, layers.stop, place)
     if place.p > 0:
-        width += _width(L, n * place.p // place.P, place)
+        width += _width(L, layers.start, place)
     return {"send": width * sum(rows) * w}
 
 

@@ -13,6 +13,7 @@ the result is encoded where it belongs, so that no array of a layer's size is ne
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -65,21 +66,26 @@ class MLP:
         """Return y = relu(W x + b) as a new array of activations, which the caller releases; no relu at the end."""
         _, b = self.views(k, parameters)
         relu = self.has_relu(k)
-        return self.product(k, parameters, x, lambda y, rows: self.activate(y, b[rows], relu))
+        return self.product(k, parameters, x, lambda rows, y: self.activate(y, b[rows], relu))
 
     def product(
-        self, k: int, parameters: np.ndarray, x: np.ndarray, then: Callable[[np.ndarray, slice], None] | None = None
+        self, k: int, parameters: np.ndarray, x: np.ndarray, then: Callable[[slice, np.ndarray], None] | None = None
     ) -> np.ndarray:
         """Return W x as a new array of activations; `then` is called with each panel of rows, before it is rounded."""
         W, _ = self.views(k, parameters)
         y = self.ledger.take("activations", (W.shape[0], x.shape[1]), self.dtype)
         with self._decoded(x) as x_:
             for rows in panels(W.shape[0], self._most(W.shape[1])):
-                with self._decoded(W[rows]) as W_, self._encoding(y[rows]) as y_:
-                    self._multiply(W_, x_, y_)
-                    if then:
-                        then(y_, rows)
+                self._product_panel(W[rows], x_, y[rows], then and partial(then, rows))
         return y
+
+    def _product_panel(
+        self, W: np.ndarray, x: np.ndarray, y: np.ndarray, then: Callable[[np.ndarray], None] | None
+    ) -> None:
+        with self._decoded(W) as W_, self._encoding(y) as y_:
+            self._multiply(W_, x, y_)
+            if then:
+                then(y_)
 
     @staticmethod
     def activate(y: np.ndarray, b: np.ndarray, relu: bool) -> None:

@@ -17,11 +17,15 @@ GROUPS = ("data", "tensor", "pipeline")
 
 @dataclass(frozen=True)
 class Grid:
-    """`size` ranks as a grid of `tensor` (T) by D by `pipeline` (P); T times P divides the size."""
+    """`size` ranks as a grid of `tensor` (T) by D by `pipeline` (P); T times P divides the size.
+
+    `counts` are how many layers each pipeline rank has; None: as equally many as can be.
+    """
 
     size: int
     tensor: int = 1
     pipeline: int = 1
+    counts: tuple[int, ...] | None = None
 
     @property
     def data(self) -> int:
@@ -46,7 +50,10 @@ class Grid:
         }
 
     def layers(self, p: int, n: int) -> range:
-        """Return which of n layers pipeline rank p holds: consecutive ones, as equally many as can be."""
+        """Return which of n layers pipeline rank p holds: consecutive ones."""
+        if self.counts:
+            first = sum(self.counts[:p])
+            return range(first, first + self.counts[p])
         own = span(p, 1, self.pipeline, n)
         return range(own.start, own.stop)
 

@@ -16,7 +16,7 @@ from zerosim.data import Dataset, share
 from zerosim.ledger import Ledger
 from zerosim.mlp import MLP
 from zerosim.optim import Optimizer, sum_of_squares
-from zerosim.parallel import Grid, parts
+from zerosim.parallel import parts
 from zerosim.partition import Bucket, Layout
 from zerosim.precision import LossScale, add, finite, precision
 from zerosim.tensor_parallel import TensorParallelMLP
@@ -57,7 +57,7 @@ class Rank:
         self._transport, self._collective = transport, collective
         self.precision = precision(config.precision)
         self.ledger, self.host = Ledger(), Ledger()
-        self.grid = Grid(transport.size, config.tensor_parallel, config.pipeline)
+        self.grid = config.grid(transport.size)
         groups = {**self.grid.groups(transport.rank), "world": [*range(transport.size)]}
         self._places = {group: transport.part(ranks) for group, ranks in groups.items()}
         self._groups = groups
@@ -65,7 +65,8 @@ class Rank:
         self.doors = {}
         for group, place in self._places.items():
             seen = Watched(place, groups[group], self.straggler) if self.straggler else place
-            self.doors[group] = open_door(seen, self.ledger, collective or config.collective)
+            algorithm = (collective or config.collective) if place.size > 1 else "ring"
+            self.doors[group] = open_door(seen, self.ledger, algorithm)
         self.comm, self.tensor = self.doors["data"], self.doors["tensor"]
         self.pipe, self.world = self.doors["pipeline"], self.doors["world"]
         self.model = self._model([data.x.shape[1], *config.hidden, data.outputs])

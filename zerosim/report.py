@@ -4,7 +4,6 @@ import math
 import os
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import zerosim
@@ -105,7 +104,7 @@ def _virtual(run: Run, records: Records) -> dict[str, Any]:
     """The recorded step on a virtual clock, at the rates at which the ranks worked, on the network of a cluster."""
     cluster, straggler = find_cluster(records.config.cluster), records.config.straggler
     operation, update = (
-        median(own[seconds] / max(1, own[count]) for own in run.work)
+        sum(own[seconds] for own in run.work) / max(1, sum(own[count] for own in run.work))
         for seconds, count in (("compute", "operations"), ("update", "updated"))
     )
     clocks = replay(run.recorded, operation, update, cluster, dict([straggler] if straggler else []))
@@ -173,7 +172,7 @@ def _model_parallel(records: Records) -> list[str]:
 def _place(records: Records, rank: int) -> formulas.Place:
     """Which part of the model a rank holds, as the formulas take it."""
     t, _, p = records.grid.place(rank)
-    return formulas.Place(records.grid.tensor, t, records.grid.pipeline, p)
+    return formulas.Place(records.grid.tensor, t, records.grid.pipeline, p, records.grid.counts)
 
 
 def _traffic(run: Run, records: Records, group: str, rank: int) -> Sent:

@@ -30,7 +30,7 @@ def check_states(
     for stage in stages:
         states = max(
             sum(formulas.at_rest(stage, L, grid.data, precision, optimizer, place).values())
-            for place in (formulas.Place(grid.tensor, t, grid.pipeline, p) for t, p in places)
+            for place in (formulas.Place(grid.tensor, t, grid.pipeline, p, grid.counts) for t, p in places)
         )
         check_room(f"stage {stage}: the states of {formulas.parameters(L):,} parameters", states, min(here, grid.size))
 

@@ -102,7 +102,7 @@ class Records:
     @property
     def grid(self) -> Grid:
         """Where the ranks stand."""
-        return Grid(self.world_size, self.config.tensor_parallel, self.config.pipeline)
+        return self.config.grid(self.world_size)
 
 
 def train(config: Config, comm: Any = None, data: Dataset | None = None, progress: Progress | None = None) -> Records:
@@ -183,7 +183,7 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
             f"batch_size: {config.batch_size} rows are too few for {grid.data} ranks with {config.grad_accum} "
             f"micro-steps each; it must be {grid.data * config.grad_accum} or more"
         )
-    for N in (grid.tensor, grid.data):
+    for N in [n for n in (grid.tensor, grid.data) if n > 1] or [grid.data]:
         collective = chosen(config.collective, N)
     open_door(transport, Ledger(), collective)
     numerics = precision(config.precision)
@@ -210,7 +210,7 @@ def _grid(config: Config, size: int) -> Grid:
         raise InputError(
             f"{size} ranks cannot be shared out among {each} ranks; their number must be a multiple of {T * P}"
         )
-    return Grid(size, T, P)
+    return config.grid(size)
 
 
 def _check_parts(config: Config, widths: list[int], size: int) -> None:
@@ -218,6 +218,9 @@ def _check_parts(config: Config, widths: list[int], size: int) -> None:
     n, T, P = len(widths) - 1, config.tensor_parallel, config.pipeline
     if config.straggler is not None and config.straggler[0] >= size:
         raise InputError(f"straggler: there is no rank {config.straggler[0]}; the last of {size} ranks is {size - 1}")
+    if config.pipeline_layers and sum(config.pipeline_layers) != n:
+        counts = ",".join(map(str, config.pipeline_layers))
+        raise InputError(f"pipeline_layers: {counts} are {sum(config.pipeline_layers)} layers; the model has {n}")
     if n < P:
         raise InputError(f"pipeline: {P} ranks are too many for {n} layers; each needs one at least")
     for width in widths[1::2]:  # these are cut

@@ -57,6 +57,11 @@ def add(commands: Commands) -> None:
         help="put the layers on P ranks, one after the other; --grad-accum says how many micro-batches (default: 1)",
     )
     what.add_argument(
+        "--pipeline-layers",
+        metavar="1,2",
+        help="how many layers each pipeline rank has (default: as equally many as can be)",
+    )
+    what.add_argument(
         "--straggler",
         metavar="RANK:FACTOR",
         help="make one rank slower: it sleeps between its messages, and its virtual clock runs slower too",

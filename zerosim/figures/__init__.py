@@ -2,7 +2,8 @@
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
 `memory`, `traffic`, `loss`, `timeline` and `waiting` draw a training; `exchanges`, `crossover` and `contest`
-collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
+collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan; `figure1`, `states`,
+`largest`, `volume` and `efficiency` what the papers print.
 """
 
 from collections.abc import Callable

@@ -29,6 +29,7 @@ def waiting(report: dict[str, Any]) -> "Figure | None":
             _span(axes, rank, 1e3 * start, 1e3 * end, what, partner, 1e3 * run["time"]["virtual"]["seconds_per_step"])
     axes.set_yticks(range(len(clocks)), [_name(report, rank) for rank in range(len(clocks))])
     axes.invert_yaxis()
+    axes.set_xlim(0, 1e3 * run["time"]["virtual"]["seconds_per_step"])
     axes.set_xlabel(f"milliseconds on the virtual clock ({run['time']['virtual']['cluster']})")
     measured = [1e3 * sum(own) for own in run["time"]["waited_for"][:MOST]]
     beside.barh(range(len(clocks)), measured, 0.7, color=WAIT, linewidth=0)
