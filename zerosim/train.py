@@ -22,7 +22,7 @@ from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
 from zerosim.errors import Diverged, InputError
 from zerosim.heap import give_back, keep
-from zerosim.ledger import CLASSES, Ledger
+from zerosim.ledger import CLASSES, Event, Ledger
 from zerosim.precision import precision
 from zerosim.rank import Phase, Rank
 from zerosim.room import check_states
@@ -337,15 +337,15 @@ def durations(phases: list[Phase]) -> dict[str, float]:
     }
 
 
-def _timeline(held: dict[str, int], events: list[tuple[float, str, int]], phases: list[Phase]) -> dict[str, Any]:
+def _timeline(held: dict[str, int], events: list[Event], phases: list[Phase]) -> dict[str, Any]:
     """Turn changes into levels: bytes by class after each event, and at the step's beginning and end."""
     begin, end = phases[0].at, phases[-1].at
     levels = [dict(held)]
-    for _, cls, change in events:
-        levels.append({**levels[-1], cls: levels[-1][cls] + change})
+    for event in events:
+        levels.append({**levels[-1], event.cls: levels[-1][event.cls] + event.change})
     levels.append(levels[-1])
     return {
-        "seconds": [max(0.0, t - begin) for t in (begin, *(t for t, _, _ in events), end)],
+        "seconds": [max(0.0, t - begin) for t in (begin, *(event.at for event in events), end)],
         **{cls: [level[cls] for level in levels] for cls in CLASSES},
         "phases": [[phase.at - begin, phase.name] for phase in phases],
     }
