@@ -183,8 +183,8 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
     for run in report["runs"]:
         table.add_row(
             str(run["stage"]),
-            _equation(*total_at_rest(run)),
-            _equation(*total_sent(run)),
+            equation(*total_at_rest(run)),
+            equation(*total_sent(run)),
             _number(run["loss"][-1]),
             _number(run["epochs"][-1]["test_loss" if regression else "test_accuracy"]),
             run["weights_sha256"][:8],
@@ -334,7 +334,8 @@ def _weights_line(report: dict[str, Any]) -> str:
     return f"Weights: NOT identical: to the bit, {same}."
 
 
-def _equation(counted: int, formula: int, equal: bool) -> str:
+def equation(counted: int, formula: int, equal: bool) -> str:
+    """Bytes counted beside the formula's, 19 columns wide; `equal` says whether they are."""
     return f"{si(counted):>8} {'=' if equal else '≠'} {si(formula):<8}"
 
 
