@@ -278,6 +278,14 @@ def test_buffers_where_a_slice_is_longer_than_a_segment(stage, bucket):
     assert everyone == [formulas.working_buffers(stage, task.widths, 2, 2, bucket)] * 2
 
 
+@pytest.mark.parametrize("N", [16, 17, 24])
+def test_buffers_where_the_loss_takes_the_most(N):
+    """One row per rank and a bucket of one element per rank: what the ranks agree on is larger than either."""
+    task = Settings(rows=1).task((), 1)
+    everyone = run_threads(N, lambda comm: record(comm, task, 2).highest("buffers"))
+    assert max(everyone) == formulas.working_buffers(2, task.widths, N, 1, 1) > 16 * N
+
+
 def test_a_constant_bucket_bounds_buffers_at_stage_2_only():
     growing, constant, gathered = (
         [formulas.working_buffers(stage, (64, h, h, 10), 4, 16, bucket) for h in (512, 1024, 2048)]
