@@ -760,6 +760,30 @@ def constant_buffer(Psi: Number, elements: Number, w: Number = 4) -> Number:
     return w * _plain(np.minimum(Psi, elements))
 
 
+BLOCK = 65536
+"""Elements of a shard that this program's optimizer works on at a time."""
+
+
+def working_buffers(stage: int, L: Sequence[int], N: int, rows: int, bucket: int = 0) -> int:
+    """Bytes of buffers at their peak in a step of this program at stage 2 or 3, exactly, on the rank with the most.
+
+    In fp32, with rings, without clipping or accumulation, for `rows` rows per rank; `bucket` as in `buckets`. The peak
+    is the greatest of what lives at different moments: the rows as they are read; a layer's backward pass, in which a
+    bucket of gradients is reduced through one slice of it, of `SEGMENT` bytes at the most, and then, to go further
+    back, a mask of the layer's inputs is made; the optimizer's block; the numbers that the ranks agree on. Stage 3
+    holds in all of a layer's passes its parameters, gathered, whatever the bucket is.
+    """
+    w, few, moments = 4, 16, [4 * rows * L[0]]
+    for k, (a, b) in enumerate(pairwise(L)):
+        cut, layer = buckets((a, b), N, bucket)[0][0], padded_parameters((a, b), N)
+        reduce = w * cut + (min(w * cut // N, SEGMENT) if N > 1 else 0)
+        mask = a * rows if k > 0 else 0
+        moments.append(max(reduce, mask) + (w * layer if stage == 3 else 0))
+        moments.append(w * min(BLOCK, (padded_parameters(L, N) if stage == 3 else cut) // N))
+    wrapped = max((min(2**i, N - 2**i) for i in range(1, (N - 1).bit_length())), default=0)
+    return max(*moments, few * (N + wrapped * (wrapped > 1)))
+
+
 def pa_cpu_traffic(checkpoints: Number) -> Number:
     """Bytes between device and host for Pa+cpu: the device's checkpoints, out and in again (ZeRO, section 8)."""
     return 2 * checkpoints

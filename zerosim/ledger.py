@@ -9,11 +9,23 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 CLASSES = ("parameters", "gradients", "optimizer_states", "activations", "buffers")
+
+
+class Event(NamedTuple):
+    """An entry of the book."""
+
+    at: float
+    """time.perf_counter(), in seconds."""
+    cls: str
+    change: int
+    """Bytes: more than 0 when an array is taken, less when it is released."""
+    array: int
+    """Which array: its id(), which no other has until it is released."""
 
 
 class Ledger:
@@ -26,9 +38,9 @@ class Ledger:
     def __init__(self) -> None:
         self.now: dict[str, int] = dict.fromkeys(CLASSES, 0)
         self._total = 0
-        self._held: dict[int, str] = {}
+        self._held: dict[int, tuple[str, int]] = {}
         self._released: list[weakref.ref] = []
-        self._events: list[tuple[float, str, int]] | None = None
+        self._events: list[Event] | None = None
         self.reset_peak()
 
     def take(self, cls: str, shape: Any, dtype: Any) -> np.ndarray:
@@ -38,14 +50,14 @@ class Ledger:
         """
         self._check_released()
         array = np.empty(shape, dtype)
-        self._held[id(array)] = cls
-        self._book(cls, array.nbytes)
+        self._held[id(array)] = cls, array.nbytes
+        self._book(cls, array.nbytes, array)
         return array
 
     def release(self, array: np.ndarray) -> None:
         """Book `array` off. The caller lets go of it; the next `take` checks that everyone has."""
-        cls = self._held.pop(id(array))
-        self._book(cls, -array.nbytes)
+        cls, nbytes = self._held.pop(id(array))
+        self._book(cls, -nbytes, array)
         self._released.append(weakref.ref(array))
 
     def borrow(self, cls: str, shape: Any, dtype: Any) -> "_Loan":
@@ -57,17 +69,22 @@ class Ledger:
         self.peak = {**self.now, "total": self._total}
         self.most = dict(self.now)
 
+    def held(self) -> list[Event]:
+        """Return the arrays taken and not released yet, as if they were taken now; loans are not among them."""
+        now = time.perf_counter()
+        return [Event(now, cls, nbytes, array) for array, (cls, nbytes) in self._held.items()]
+
     @contextmanager
-    def recording(self) -> Iterator[list[tuple[float, str, int]]]:
-        """Collect what is booked inside the block: (time.perf_counter() in seconds, class, change in bytes)."""
-        events: list[tuple[float, str, int]] = []
+    def recording(self) -> Iterator[list[Event]]:
+        """Collect what is booked inside the block."""
+        events: list[Event] = []
         self._events = events
         try:
             yield events
         finally:
             self._events = None
 
-    def _book(self, cls: str, nbytes: int) -> None:
+    def _book(self, cls: str, nbytes: int, array: np.ndarray) -> None:
         self.now[cls] = now = self.now[cls] + nbytes
         self._total = total = self._total + nbytes
         if nbytes > 0:
@@ -76,7 +93,7 @@ class Ledger:
             if total > self.peak["total"]:
                 self.peak = {**self.now, "total": total}
         if self._events is not None:
-            self._events.append((time.perf_counter(), cls, nbytes))
+            self._events.append(Event(time.perf_counter(), cls, nbytes, id(array)))
 
     def _check_released(self) -> None:
         for reference in self._released:
@@ -100,11 +117,11 @@ class _Loan:
         if ledger._released:
             ledger._check_released()
         array = self._array = np.empty(*self._terms)
-        ledger._book(self._cls, array.nbytes)
+        ledger._book(self._cls, array.nbytes, array)
         return array
 
     def __exit__(self, *error: object) -> None:
         ledger, array = self._ledger, self._array
-        ledger._book(self._cls, -array.nbytes)
+        ledger._book(self._cls, -array.nbytes, array)
         ledger._released.append(weakref.ref(array))
         del self._array

@@ -21,7 +21,7 @@ from zerosim.partition import Bucket, Layout
 from zerosim.precision import LossScale, add, finite, precision
 from zerosim.tensor_parallel import TensorParallelMLP
 from zerosim.transport import Transport
-from zerosim.transport.watched import Event, Recorder, Straggler, Watched
+from zerosim.transport.watched import Entry, Recorder, Straggler, Watched
 
 
 class Phase(NamedTuple):
@@ -141,7 +141,7 @@ class Rank:
         return waited
 
     @contextmanager
-    def recording(self) -> Iterator[list[Event]]:
+    def recording(self) -> Iterator[list[Entry]]:
         """Write down what this rank does inside the block, for `zerosim.virtual`."""
         self._recorder = Recorder(lambda: (self.model.operations, self.optimizer.updated))
         try:

@@ -294,8 +294,8 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
     for run in report["runs"]:
         table.add_row(
             str(run["stage"]),
-            _equation(*total_at_rest(run)),
-            _equation(*total_sent(run)),
+            equation(*total_at_rest(run)),
+            equation(*total_sent(run)),
             _number(run["loss"][-1]),
             _number(run["epochs"][-1]["test_loss" if regression else "test_accuracy"]),
             run["weights_sha256"][:8],
@@ -339,7 +339,7 @@ def _parts(report: dict[str, Any]) -> list[Any]:
     for (p, t), ranks in places.items():
         own = report["grid"]["ranks"][ranks[0]]["layers"]
         held = max(sum(run["memory"]["at_rest"]["measured"][rank].values()) for rank in ranks)
-        cells = [_equation(*_fullest({k: _of(v, ranks) for k, v in book.items()})) for book in books.values()]
+        cells = [equation(*_fullest({k: _of(v, ranks) for k, v in book.items()})) for book in books.values()]
         table.add_row(str(p), str(t), f"{own[0]}" + (f"-{own[-1]}" if len(own) > 1 else ""), si(held), *cells)
     return [
         f"Parts of the model at stage {run['stage']}, the fullest rank of each, and what it sends in a step:",
@@ -546,7 +546,8 @@ def _weights_line(report: dict[str, Any]) -> str:
     return f"Weights: NOT identical: to the bit, {same}."
 
 
-def _equation(counted: int, formula: int | None, equal: bool) -> str:
+def equation(counted: int, formula: int | None, equal: bool) -> str:
+    """Bytes counted beside the formula's, 19 columns wide; `equal` says whether they are."""
     if formula is None:
         return si(counted)
     return f"{si(counted):>8} {'=' if equal else '≠'} {si(formula):<8}"

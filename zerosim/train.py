@@ -22,7 +22,7 @@ from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
 from zerosim.errors import Diverged, InputError
 from zerosim.heap import give_back, keep
-from zerosim.ledger import CLASSES, Ledger
+from zerosim.ledger import CLASSES, Event, Ledger
 from zerosim.parallel import GROUPS, Grid, parts
 from zerosim.precision import precision
 from zerosim.rank import Phase, Rank
@@ -30,7 +30,7 @@ from zerosim.room import check_states
 from zerosim.schedule import outputs
 from zerosim.stages import STAGES
 from zerosim.transport import Transport, connect
-from zerosim.transport.watched import Event
+from zerosim.transport.watched import Entry
 from zerosim.weightfile import WeightWriter, check_writable, open_weights
 from zerosim.witness import WITNESSES, Witness
 
@@ -78,7 +78,7 @@ class Run:
     """Per rank, in a step: "operations", elements "updated", the seconds of both, "compute" and "update", and seconds
     "waited_for" each rank."""
     recorded: list[list[Any]] = field(default_factory=list)
-    """Per rank: what it did in the step of the timeline (`zerosim.transport.watched.Event`)."""
+    """Per rank: what it did in the step of the timeline (`zerosim.transport.watched.Entry`)."""
     timeline: dict[str, Any] = field(default_factory=dict)
     """One step of rank 0: "seconds" of each change, bytes by class after it, and the "phases" with their beginnings."""
 
@@ -342,7 +342,7 @@ class _Watch:
         self.messages = 0
         self.activations: dict[str, int] = {}
         self.timeline: dict[str, Any] = {}
-        self.recorded: list[Event] = []
+        self.recorded: list[Entry] = []
         """What the rank did in the step of the timeline, for `zerosim.virtual`."""
         self._waited = [rank.waited_for()]
 
@@ -437,15 +437,15 @@ def durations(phases: list[Phase]) -> dict[str, float]:
     }
 
 
-def _timeline(held: dict[str, int], events: list[tuple[float, str, int]], phases: list[Phase]) -> dict[str, Any]:
+def _timeline(held: dict[str, int], events: list[Event], phases: list[Phase]) -> dict[str, Any]:
     """Turn changes into levels: bytes by class after each event, and at the step's beginning and end."""
     begin, end = phases[0].at, phases[-1].at
     levels = [dict(held)]
-    for _, cls, change in events:
-        levels.append({**levels[-1], cls: levels[-1][cls] + change})
+    for event in events:
+        levels.append({**levels[-1], event.cls: levels[-1][event.cls] + event.change})
     levels.append(levels[-1])
     return {
-        "seconds": [max(0.0, t - begin) for t in (begin, *(t for t, _, _ in events), end)],
+        "seconds": [max(0.0, t - begin) for t in (begin, *(event.at for event in events), end)],
         **{cls: [level[cls] for level in levels] for cls in CLASSES},
         "phases": [[phase.at - begin, phase.name] for phase in phases],
     }

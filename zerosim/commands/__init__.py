@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from zerosim.commands import bench, check, collectives, plan, train, witness
+from zerosim.commands import bench, check, collectives, plan, residual, train, witness
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -10,6 +10,7 @@ COMMANDS: dict[str, ModuleType] = {
     "check": check,
     "collectives": collectives,
     "bench": bench,
+    "residual": residual,
     "witness": witness,
 }
 

@@ -71,16 +71,22 @@ def make_folder_for(name: str, door: Comm, out: str) -> None:
 
 
 def publish(result: dict[str, Any], draw: Any, table: str, name: str, arguments: argparse.Namespace) -> None:
-    """Print a result, as JSON or as the table, and write it as NAME.json and as a figure into the folder --out."""
+    """Print a result, as JSON or as the table, and write it as NAME.json and as a figure into the folder --out.
+
+    `draw` makes the figure; or it is several by name, which are figures of 200 dots per inch.
+    """
     from zerosim import figures
 
+    drawn, dpi = (draw, 200) if isinstance(draw, dict) else ({name: draw}, 150)
     progress = ProgressLine()
     try:
         path = write_json(result, Path(arguments.out) / f"{name}.json")
-        progress.say("drawing the figure")
-        figures.save(draw(result), arguments.out, name)
+        progress.say("drawing the figure" + "s" * (len(drawn) > 1))
+        for each, make in drawn.items():
+            figures.save(make(result), arguments.out, each, dpi)
     finally:  # on a full disk too
         progress.done()
         print(json.dumps(result, allow_nan=False) if arguments.json else table)
     if not arguments.json:
-        print(f"Numbers: {path}\nFigure: {name} (.png and .svg, beside it)")
+        what = "Figure" + "s" * (len(drawn) > 1)
+        print(f"Numbers: {path}\n{what}: {', '.join(drawn)} (.png and .svg, beside it)")

@@ -2,15 +2,17 @@
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
 `memory`, `traffic`, `loss`, `timeline` and `waiting` draw a training; `exchanges`, `crossover` and `contest`
-collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan; `figure1`, `states`,
-`largest`, `volume` and `efficiency` what the papers print.
+collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan; `arena` and `buffers`
+residual states; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.arena import arena
 from zerosim.figures.benches import peers, scale, step
+from zerosim.figures.buffers import buffers
 from zerosim.figures.contest import contest
 from zerosim.figures.crossover import crossover
 from zerosim.figures.exchanges import exchanges
@@ -37,6 +39,8 @@ FIGURES: dict[str, Callable[[dict[str, Any]], "Figure | None"]] = {
 
 __all__ = [
     "FIGURES",
+    "arena",
+    "buffers",
     "contest",
     "crossover",
     "efficiency",
@@ -70,7 +74,7 @@ def write(report: dict[str, Any], folder: str | Path) -> list[str]:
     return written
 
 
-def save(figure: "Figure", folder: str | Path, name: str) -> None:
+def save(figure: "Figure", folder: str | Path, name: str, dpi: int = 150) -> None:
     """Write a figure into a folder as NAME.png and NAME.svg; the same figure gives the same bytes."""
     import matplotlib
 
@@ -78,5 +82,5 @@ def save(figure: "Figure", folder: str | Path, name: str) -> None:
         engine.execute(figure)
         figure.set_layout_engine(None)
     with matplotlib.rc_context({"svg.hashsalt": "zerosim"}):
-        figure.savefig(Path(folder) / f"{name}.png", dpi=150)
+        figure.savefig(Path(folder) / f"{name}.png", dpi=dpi)
         figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None})

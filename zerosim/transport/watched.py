@@ -69,7 +69,7 @@ class Straggler:
         self._since = time.perf_counter()
 
 
-Event = tuple[str, Any, int, int, int]
+Entry = tuple[str, Any, int, int, int]
 """("send" or "recv", partner, bytes) or ("phase", its name, 0); then operations and updated elements until then."""
 
 
@@ -78,7 +78,7 @@ class Recorder:
 
     def __init__(self, work: Callable[[], tuple[int, int]]) -> None:
         self._work = work
-        self.events: list[Event] = []
+        self.events: list[Entry] = []
 
     def before(self) -> None:
         """Nothing to write."""

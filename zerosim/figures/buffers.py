@@ -1,0 +1,58 @@
+"""Buffers against the width of the model: one bucket per layer, and a constant one; marks counted, lines formula."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zerosim import formulas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_KINDS = {"per_layer": ("o", "#D55E00"), "constant": ("s", "#0072B2")}
+
+
+def buffers(result: dict[str, Any]) -> "Figure":
+    """Draw the section `buffers` of what `residual` reports: a panel per stage."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import EngFormatter
+
+    from zerosim.figures.style import new_figure, plain
+
+    rows, settings = result["sections"]["buffers"], result["settings"]
+    stages = sorted({row["stage"] for row in rows})
+    figure, panels = new_figure(1, len(stages), size=(10, 4.8), sharey=True)
+    names = {"per_layer": "one bucket per layer", "constant": f"buckets of {settings['bucket']:,} elements"}
+    for axes, stage in zip(panels, stages, strict=True):
+        own = sorted((row for row in rows if row["stage"] == stage), key=lambda row: row["width"])
+        widths = [row["width"] for row in own]
+        between = np.unique(np.geomspace(widths[0], widths[-1], 60).round().astype(int)).tolist()
+        for kind, (mark, colour) in _KINDS.items():
+            axes.plot(between, [_formula(result, stage, kind, h, own[0]) for h in between], color=colour, linewidth=1.4)
+            axes.plot(widths, [max(row[kind]["measured"]) for row in own], mark, color=colour)
+        axes.plot(widths, [row["fused_formula"] for row in own], "--", color="#555555", linewidth=1.2)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(EngFormatter("B"))
+        plain(axes)
+        axes.set_xticks(widths, [str(width) for width in widths])
+        axes.minorticks_off()
+        axes.set_xlabel("width of two hidden layers")
+        axes.set_title(f"stage {stage}" + (": a whole layer is gathered, too" if stage == 3 else ""), loc="left")
+    panels[0].set_ylabel("peak of buffers on the fullest rank")
+    handles = [
+        *(Line2D([], [], color=colour, marker=mark, label=names[kind]) for kind, (mark, colour) in _KINDS.items()),
+        Line2D([], [], color="#555555", linestyle="--", label="all gradients fused, fp32 (formula)"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    ranks = "1 rank" if result["ranks"] == 1 else f"{result['ranks']} ranks"
+    title = f"Buffers in one step: marks counted, lines formula; {ranks}, {settings['rows']} rows per rank, fp32"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def _formula(result: dict[str, Any], stage: int, kind: str, width: int, row: dict[str, Any]) -> int:
+    settings = result["settings"]
+    L = [row["layers"][0], width, width, row["layers"][-1]]
+    bucket = settings["bucket"] if kind == "constant" else 0
+    return formulas.working_buffers(stage, L, result["ranks"], settings["rows"], bucket)

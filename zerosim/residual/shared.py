@@ -1,0 +1,98 @@
+"""What the sections share: the settings, and the record of a real step."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zerosim.arena import FITS
+from zerosim.bench.shared import Task, Trainee
+from zerosim.errors import InputError
+from zerosim.ledger import Event
+from zerosim.parallel import Grid
+from zerosim.room import check_room, check_states
+from zerosim.transport import Transport
+
+INPUTS, OUTPUTS = 64, 10
+"""The digits' widths; what a step holds does not depend on what the rows say."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, named as the flags of `residual`. Raises InputError for what cannot be."""
+
+    hidden: tuple[int, ...] = tuple(range(32, 385, 32))
+    widths: tuple[int, ...] = (128, 256, 512, 1024)
+    bucket: int = 131072
+    rows: int = 512
+    fit: str = "first"
+
+    def __post_init__(self) -> None:
+        for name in ("bucket", "rows"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)} must be 1 or more")
+        if len(set(self.widths)) < len(self.widths):
+            raise InputError(f"widths: {','.join(map(str, self.widths))!r} names a width more than once")
+        if self.fit not in FITS:
+            raise InputError(f"fit: {self.fit!r} is not known; choose from {', '.join(FITS)}")
+
+    def task(self, hidden: Sequence[int], bucket: int = 0) -> Task:
+        """Return a step's task: an MLP of these hidden widths, in fp32, with Adam and rings."""
+        return Task((INPUTS, *hidden, OUTPUTS), self.rows, "fp32", "adam", "ring", bucket)
+
+    def check(self, N: int, here: int) -> None:
+        """Raise InputError if there is no room for `here` of N ranks; what a step needs besides comes on top."""
+        for task in (self.task(self.hidden), self.task((max(self.widths),) * 2)):
+            check_states((2, 3), task.widths, Grid(N), task.precision, task.optimizer, here)
+            rows = 4 * self.rows * (4 * N * INPUTS + sum(task.widths))
+            check_room(f"rows: the data and the activations of {self.rows} rows per rank", rows, here)
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the settings as JSON takes them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+class Record(NamedTuple):
+    """What the ledger of this rank booked: first the model states that were held, then one step, or several."""
+
+    events: list[Event]
+    peak: int
+    """The ledger's own: the greatest number of bytes held at one moment."""
+
+    def highest(self, cls: str) -> int:
+        """Return the greatest number of bytes of one class at one moment."""
+        level = most = 0
+        for event in self.events:
+            if event.cls == cls:
+                level += event.change
+                most = max(most, level)
+        return most
+
+
+def record(transport: Transport, task: Task, stage: int, rows: Sequence[int] = ()) -> Record:
+    """Take a real training step with all ranks and return what this one held; or one of each number of `rows` per rank.
+
+    `rows` may be up to four times the task's.
+    """
+    trainee = Trainee(transport, task, stage)
+    ledger = trainee.rank.ledger
+    ledger.reset_peak()
+    held = ledger.held()
+    with ledger.recording() as events:
+        for each in rows or (task.rows,):
+            trainee.step(np.arange(each * transport.size))
+    return Record(held + events, ledger.peak["total"])
+
+
+def new_table(*columns: str) -> Any:
+    """Return a table with these titles; "<" before one aligns its column to the left, "^" centres it."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in columns:
+        justify: Any = {"<": "left", "^": "center"}.get(title[0], "right")
+        table.add_column(title.lstrip("<^"), justify=justify, no_wrap=True)
+    return table
