@@ -2,12 +2,13 @@
 
 from types import ModuleType
 
-from zerosim.commands import bench, check, collectives, plan, residual, train, witness
+from zerosim.commands import bench, check, collectives, myths, plan, residual, train, witness
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "plan": plan,
     "check": check,
+    "myths": myths,
     "collectives": collectives,
     "bench": bench,
     "residual": residual,

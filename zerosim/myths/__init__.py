@@ -1,0 +1,98 @@
+"""What one hears about ZeRO, each claim run as a small experiment: the numbers decide.
+
+`mathematics`, `traffic` and `memory` hold the claims; a module of others is imported here. `check` runs them.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import zerosim
+from zerosim.errors import InputError
+from zerosim.myths import mathematics, memory, traffic
+from zerosim.myths.claims import CLAIMS, Claim, Verdict
+from zerosim.myths.lab import Lab
+
+SCHEMA = "zerosim.myths/1"
+
+__all__ = ["CLAIMS", "Claim", "Lab", "Verdict", "check", "format_claims", "format_myths", "mathematics", "memory"]
+__all__ += ["picked", "traffic"]
+
+
+def picked(names: Iterable[str]) -> list[Claim]:
+    """Return the claims of these names, or all if there are none. Raises InputError for a name that is not known."""
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in CLAIMS:
+            close = difflib.get_close_matches(name, CLAIMS, 1)
+            hint = f"is {close[0]} meant?" if close else f"there are {', '.join(CLAIMS)}"
+            raise InputError(f"myths: there is no claim {name!r}; {hint}")
+    return [CLAIMS[name] for name in names] if names else list(CLAIMS.values())
+
+
+def check(lab: Lab, *names: str) -> dict[str, Any]:
+    """Run the experiments of these claims (none named: of all) on a lab's ranks and judge them.
+
+    Returns JSON types, the same on every rank: "claims" is a list of {"name", "claim", "numbers" as counted,
+    "measured" in a sentence, "verdict", "source"}. Raises InputError for a name that is not known.
+    """
+    results = []
+    chosen = picked(names)
+    for number, each in enumerate(chosen, 1):
+        lab.about = f"{each.name} ({number} of {len(chosen)})"
+        numbers = each.measure(lab)
+        verdict = each.verdict(numbers)
+        results.append(
+            {
+                "name": each.name,
+                "claim": each.text,
+                "numbers": numbers,
+                "measured": verdict.measured,
+                "verdict": verdict.word,
+                "source": each.source,
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "zerosim": zerosim.__version__,
+        "ranks": lab.N,
+        "backend": lab.backend,
+        "seed": lab.seed,
+        "claims": results,
+    }
+
+
+def format_myths(report: dict[str, Any], width: int = 80) -> str:
+    """Return what `check` found as a table of at most `width` columns."""
+    from rich import box
+    from rich.table import Table
+
+    from zerosim.report import console_text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_lines=True, expand=True)
+    table.add_column("claim", ratio=22)
+    table.add_column("measured", ratio=40)
+    table.add_column("verdict", ratio=14)
+    for each in report["claims"]:
+        table.add_row(
+            f"{each['claim']}\n({each['name']})", f"{each['measured']}\nSource: {each['source']}.", each["verdict"]
+        )
+    heading = (
+        f"{report['ranks']} ranks ({report['backend']}), seed {report['seed']}; all numbers were counted just now."
+    )
+    return console_text(heading, table, width=width)
+
+
+def format_claims(width: int = 80) -> str:
+    """Return the names of all claims, and the claims."""
+    from rich import box
+    from rich.table import Table
+
+    from zerosim.report import console_text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("name", no_wrap=True)
+    table.add_column("claim")
+    for each in CLAIMS.values():
+        table.add_row(each.name, each.text)
+    return console_text(table, width=width)

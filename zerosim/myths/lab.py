@@ -1,0 +1,162 @@
+"""Where experiments are run: on ranks within this process, or on those that mpirun started; the code is the same.
+
+An experiment may want other numbers of ranks too. Fewer are some of mpirun's, and more are ranks within the first
+process, so that no verdict depends on how the program was started.
+"""
+
+import pickle
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from zerosim.blas import one_thread
+from zerosim.comm import Comm
+from zerosim.config import Config
+from zerosim.data import Dataset, batches, convert, load, share
+from zerosim.ledger import Ledger
+from zerosim.precision import precision
+from zerosim.rank import Rank
+from zerosim.stages import STAGES
+from zerosim.train import Records, train
+from zerosim.transport import Transport
+from zerosim.transport.mpi import MPITransport
+from zerosim.transport.threads import alone, run_threads
+
+SIZES = (1, 2, 3, 4, 8)
+"""Numbers of ranks that an experiment about their number tries, beside the lab's own."""
+ROWS = 4
+"""Rows per rank and micro-step."""
+
+R = TypeVar("R")
+
+
+class Lab:
+    """`N` ranks (2 or more), a seed, and the built-in digits; `tell` hears what is being done.
+
+    `world` is this process's place among MPI's ranks; then N is their number, and all of them call the same methods
+    in the same order. None: N ranks within this process.
+    """
+
+    def __init__(
+        self, N: int = 4, seed: int = 0, world: MPITransport | None = None, tell: Callable[[str], None] | None = None
+    ) -> None:
+        self.N, self.seed = world.size if world else N, seed
+        self.backend = "mpi" if world else "threads"
+        self._tell = tell or (lambda text: None)
+        self.about = ""
+        """Which claim is being looked into."""
+        self.digits = load("digits")
+        self._world = world
+        self._done: dict[Hashable, Any] = {}
+
+    def tell(self, text: str) -> None:
+        """Say what is being done."""
+        self._tell(f"{self.about}: {text}" if self.about else text)
+
+    @property
+    def sizes(self) -> list[int]:
+        """`SIZES` and N, in ascending order."""
+        return sorted({*SIZES, self.N})
+
+    def on(self, N: int, function: Callable[[Transport], R]) -> list[R]:
+        """Call `function(comm)` on N ranks and return the results in the order of ranks, on every rank of the lab."""
+        if self._world is None:
+            return run_threads(N, function)
+        try:
+            with one_thread():
+                mine = self._within(N, function) if self._world.size < N else self._some(N, function)
+            self._world.sleep_until_all()
+            everyone = Comm(self._world, Ledger()).gather_bytes(pickle.dumps(mine))
+            return [result for text in everyone for result in pickle.loads(text)]
+        except BaseException:
+            self._world.abort()
+            raise
+
+    def _some(self, N: int, function: Callable[[Transport], R]) -> list[R]:
+        """Call it on this rank, if it is one of the first N."""
+        assert self._world is not None
+        return [function(self._world.part(range(N)))] if self._world.rank < N else []
+
+    def _within(self, N: int, function: Callable[[Transport], R]) -> list[R]:
+        """Call it on N ranks within the first process."""
+        assert self._world is not None
+        return run_threads(N, function) if self._world.rank == 0 else []
+
+    # trainings -------------------------------------------------------------------------------------------------------
+
+    def config(self, **settings: Any) -> Config:
+        """Return the settings of a short training; given ones prevail."""
+        usual = {"hidden": (24,), "steps": 3, "precision": "fp32", "batch_size": ROWS * max(self.sizes)}
+        return Config(**{**usual, "seed": self.seed, **settings})
+
+    def train(self, N: int | None = None, data: Dataset | None = None, **settings: Any) -> Records:
+        """Train at each stage on N ranks (left out: the lab's) and return what was counted; the same is not run twice.
+
+        `settings` are those of `zerosim.Config`; `data` takes the place of the digits.
+        """
+        config, ranks, rows = self.config(**settings), N or self.N, data or self.digits
+
+        def run() -> Records:
+            self.tell(f"training on {ranks} ranks" if ranks > 1 else "training on 1 rank")
+            return self.on(ranks, lambda comm: train(config, comm, rows))[0]
+
+        return self.once((config, ranks, rows.name), run)
+
+    def once(self, what: Hashable, measure: Callable[[], R]) -> R:
+        """Return what `measure` returned when it was first called for `what`."""
+        if what not in self._done:
+            self._done[what] = measure()
+        return self._done[what]
+
+    # steps taken by hand, for what a training does not record --------------------------------------------------------
+
+    def rank(self, comm: Transport, stage: int, config: Config, kind: type[Rank] = Rank) -> Rank:
+        """Return a rank (or one of another `kind`) with its states allocated as a stage does it, on the digits."""
+        numerics = precision(config.precision)
+        rank = kind(comm, config, convert(self.digits, numerics.dtype, numerics.compute))
+        STAGES[stage].allocate(rank)
+        return rank
+
+    def batches(self, config: Config) -> Iterator[np.ndarray]:
+        """Yield the row numbers of the global batch of each step, `config.steps` of them, drawn with the seed."""
+        rows, epoch, left = np.arange(len(self.digits.x)), 1, config.steps or 0
+        while left > 0:
+            for batch in batches(rows, config.batch_size, epoch, config.seed, config.shuffle)[:left]:
+                left -= 1
+                yield batch
+            epoch += 1
+
+    def stepped(self, comm: Transport, stage: int, config: Config, kind: type[Rank] = Rank) -> Rank:
+        """Return a rank that has taken its steps at a stage."""
+        rank = self.rank(comm, stage, config, kind)
+        for batch in self.batches(config):
+            STAGES[stage].step(rank, batch)
+        return rank
+
+    def averaged(self, comm: Transport, config: Config, every: int) -> np.ndarray:
+        """Return the weights after every rank has stepped by itself and parameters were averaged each `every` steps.
+
+        That is local SGD (Stich 2019, arXiv:1805.09767): a rank is a world of its own, with optimizer states of its
+        own, and trains on its share of each global batch, which N must divide; at the last step there is an average
+        too. The precision must keep no master weights.
+        """
+        door, N = Comm(comm, Ledger()), comm.size
+        mine = self.rank(alone(), 0, replace(config, batch_size=config.batch_size // N))
+        for step, batch in enumerate(self.batches(config), 1):
+            STAGES[0].step(mine, share(batch, comm.rank, N))
+            if step % every == 0 or step == config.steps:
+                door.all_reduce(mine.parameters)
+                mine.parameters /= N
+        return weights(mine)
+
+
+def weights(rank: Rank) -> np.ndarray:
+    """Return all weights in full precision, in layer order, without padding; every rank of the world calls it."""
+    return np.concatenate([layer.copy() for layer in rank.weights()])
+
+
+def largest(values: np.ndarray) -> float:
+    """Return the greatest absolute value."""
+    return float(np.abs(values).max())
