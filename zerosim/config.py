@@ -27,7 +27,8 @@ class Config:
 
     What is left at None takes a default of its own: `lr` and `weight_decay` the optimizer's, `epochs` 10 unless `steps`
     is given, `test_fraction` what the files set apart for testing, else 0.2; `clip_norm` None does not clip.
-    `checkpoint_activations` True takes about the square root of the number of layers, but 2 at the least.
+    `target_loss` and `patience` None do not stop early. `checkpoint_activations` True takes about the square root of the
+    number of layers, but 2 at the least.
     """
 
     stages: tuple[int, ...] = (0, 1, 2, 3)
@@ -41,6 +42,8 @@ class Config:
     grad_accum: int = 1
     clip_norm: float | None = None
     epochs: int | None = None
+    target_loss: float | None = None
+    patience: int | None = None
     steps: int | None = None
     test_fraction: float | None = None
     collective: str = "ring"
@@ -86,14 +89,16 @@ class Config:
         for width in self.hidden:
             if width < 1:
                 raise InputError(f"hidden: a layer of width {width} cannot be; every width must be 1 or more")
-        for name in ("batch_size", "grad_accum", "epochs", "steps", "tensor_parallel", "pipeline"):
-            _whole(name, getattr(self, name), 1, optional=name in ("epochs", "steps"))
+        for name in ("batch_size", "grad_accum", "epochs", "steps", "patience", "tensor_parallel", "pipeline"):
+            _whole(name, getattr(self, name), 1, optional=name in ("epochs", "steps", "patience"))
         for name in ("bucket", "seed"):
             _whole(name, getattr(self, name), 0)
         if self.epochs is not None and self.steps is not None:
             raise InputError("epochs and steps are both given; give one of them")
         if self.epochs is None and self.steps is None:
             settle("epochs", 10)
+        if self.target_loss is not None:
+            settle("target_loss", _real("target_loss", self.target_loss))
         settle("lr", _real("lr", LEARNING_RATES[self.optimizer] if self.lr is None else self.lr))
         decay = WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
         settle("weight_decay", _real("weight_decay", decay))

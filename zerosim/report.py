@@ -74,6 +74,7 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
         "loss": run.loss,
         "epochs": run.epochs,
         "steps": len(run.loss),
+        "stopped": run.stopped,
         "skipped_steps": run.skipped_steps,
         "final_loss_scale": run.final_loss_scale,
         "weights_sha256": run.weights_sha256,
@@ -465,12 +466,26 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     lines.append(_books_line(report))
     if report["config"]["collective"] == AUTO:
         lines.append(_choices_line(report))
+    lines += _stopped_lines(report)
     lines += _activations_line(report)
     skipped = {run["stage"]: run["skipped_steps"] for run in runs if run["skipped_steps"]}
     if skipped:
         stages = ", ".join(f"{n} at stage {stage}" for stage, n in skipped.items())
         lines.append(f"Skipped steps: {stages} (a gradient overflowed in fp16; every rank skipped together).")
     return lines
+
+
+def _stopped_lines(report: dict[str, Any]) -> list[str]:
+    """Which runs ended before their last epoch, and why: a line for all that ended alike."""
+    config, alike = report["config"], dict[tuple[str, int], list[str]]()
+    for run in report["runs"]:
+        if run["stopped"] in ("target_loss", "patience"):
+            alike.setdefault((run["stopped"], len(run["epochs"])), []).append(str(run["stage"]))
+    why = {
+        "target_loss": f"the loss on the training rows has reached {config['target_loss']}",
+        "patience": f"the loss on the training rows was lowest {config['patience']} epochs before",
+    }
+    return [f"Stopped after epoch {n} at stage {', '.join(own)}: {why[what]}." for (what, n), own in alike.items()]
 
 
 def _activations_line(report: dict[str, Any]) -> list[str]:

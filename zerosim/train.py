@@ -46,6 +46,8 @@ class Run:
     loss: list[float | None] = field(default_factory=list)
     """Mean over the global batch, a number per step; None where it was not finite (an overflow)."""
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = "steps"
+    """Which setting ended the training: "epochs", "steps", "target_loss" or "patience"."""
     skipped_steps: int = 0
     final_loss_scale: float = 1.0
     weights_sha256: str = ""
@@ -312,6 +314,24 @@ def _train_and_evaluate(
                 progress(run.stage, len(run.loss), steps, loss)
         run.epochs.append(_epoch(epoch, run.loss[(epoch - 1) * per_epoch :], rank, stage, rows))
         give_back()
+        if early := _enough(config, [epoch["train_loss"] for epoch in run.epochs]):
+            run.stopped = early
+            return
+    run.stopped = "steps" if config.steps else "epochs"
+
+
+def _enough(config: Config, losses: list[float | None]) -> str | None:
+    """Return which setting ends the training, from the loss on all training rows after each epoch; None: none does.
+
+    Every rank has the same losses, so all of them stop together. One that is not finite is no improvement.
+    """
+    known = [math.inf if loss is None else loss for loss in losses]
+    if config.target_loss is not None and known[-1] <= config.target_loss:
+        return "target_loss"
+    best = known.index(min(known))
+    if config.patience is not None and len(known) - 1 - best >= config.patience:
+        return "patience"
+    return None
 
 
 def _rehearse(stage: ModuleType, rank: Rank, outside: Comm, rows: np.ndarray) -> None:

@@ -144,6 +144,10 @@ def add(commands: Commands) -> None:
         help="activations wait for backward in the host's memory (with --partition-activations: Pa+cpu)",
     )
     training.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 10)")
+    training.add_argument(
+        "--target-loss", type=float, metavar="X", help="stop when the loss on all training rows is X or less"
+    )
+    training.add_argument("--patience", type=int, metavar="E", help="stop when that loss has not fallen for E epochs")
     training.add_argument("--steps", type=int, metavar="S", help="steps, instead of --epochs")
 
     output = p.add_argument_group("output")
