@@ -1,10 +1,16 @@
 """Model parallelism: T x D x P ranks do the mathematics of one rank, and their books equal the formulas."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
-from conftest import small_data, train_on
+from conftest import run_zerosim, small_data, train_on
 
 import zerosim
+from zerosim import formulas
+from zerosim.cluster import PRESETS
+from zerosim.virtual import replay
 
 HIDDEN = (12, 8, 9)
 SETTINGS = {"hidden": HIDDEN, "batch_size": 22, "steps": 5, "grad_accum": 2, "optimizer": "sgd", "lr": 0.05}
@@ -95,3 +101,223 @@ def test_checkpointing_keeps_every_bit(T, D, P, every, precision):
         for run in report["runs"]:
             for what, book in run["memory"]["activations"].items():
                 assert book["measured"] == book["formula_per_rank"], (what, how)
+
+
+def test_checkpointing_lowers_the_peak_and_computes_again():
+    """Of 16 equal layers every 4th input is kept: far less is held, and 12 of 16 layers are computed twice."""
+    settings = {"hidden": (32,) * 15, "precision": "fp32", "stages": (0, 3), "batch_size": 64, "steps": 2}
+    wide = small_data(rows=200, features=32, outputs=32)
+    plain, kept = (train_on(2, wide, **settings, checkpoint_activations=how) for how in (None, True))
+    assert kept.config.checkpoint_activations == 4
+    for before, after in zip(plain.runs, kept.runs, strict=True):
+        assert max(after.activations["device"]) < 0.6 * max(before.activations["device"])
+        assert (before.activations["recomputed"], after.activations["recomputed"]) == ([0, 0], [12, 12])
+        assert after.work[0]["operations"] > before.work[0]["operations"]
+    gathers = [run.sent_per_step["data"][0]["all_gather"] for run in (plain.runs[1], kept.runs[1])]
+    assert gathers[1] == pytest.approx(gathers[0] * 44 / 32, rel=0.01), "each layer computed again is gathered again"
+
+
+# other settings of a grid --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("collective", ["ring", "halving", "pairwise", "doubling", "bruck", "auto", "hierarchical:2"])
+def test_grids_with_every_algorithm(collective):
+    """Books equal the formulas, where there is one: none says which of unequal slices some algorithms send."""
+    settings = {"hidden": (8, 8, 8), "batch_size": 24, "precision": "fp16", "collective": collective}
+    records = train_on(8, data("classification"), tensor_parallel=4, bucket=50, **settings)
+    assert len({run.weights_sha256 for run in records.runs}) == 1
+    assert_books(records)
+
+
+def test_unequal_slices_without_a_formula_are_not_called_equal():
+    """Vectors of 5 or 25 numbers between two ranks: what Bruck's algorithm sends of them no formula says."""
+    settings = {"hidden": (5, 5), "batch_size": 10, "collective": "bruck", "tensor_parallel": 2}
+    records = train_on(4, data("classification"), **settings)
+    report = zerosim.build_report(records)
+    assert report["runs"][0]["traffic"]["model_parallel"]["tensor"]["formula"] is None
+    assert (
+        " = " not in zerosim.format_report(report).split("tensor traffic")[1].split("Weights")[0].split("counted")[-1]
+    )
+
+
+@pytest.mark.parametrize("counts", [(1, 3), (3, 1), (2, 1, 1)])
+@pytest.mark.parametrize("T", [1, 2])
+def test_uneven_layers_on_a_pipeline(one_rank, tmp_path, T, counts):
+    file = tmp_path / "w.safetensors"
+    settings = {**SETTINGS, "precision": "fp64", "pipeline_layers": counts, "tensor_parallel": T}
+    records = train_on(T * 2 * len(counts), data("regression"), save=str(file), **settings)
+    for name, value in one_rank("regression", "fp64", None).items():
+        np.testing.assert_allclose(read(file)[name], value, rtol=0, atol=1e-12)
+    report = assert_books(records)
+    assert [len(rank["layers"]) for rank in report["grid"]["ranks"]][:: 2 * T] == list(counts)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_all_stages_end_with_the_same_bits_on_a_grid(optimizer, precision):
+    settings = {"hidden": HIDDEN, "batch_size": 24, "steps": 4, "clip_norm": 0.2, "bucket": 30}
+    records = train_on(
+        8, data("classification"), optimizer=optimizer, precision=precision, tensor_parallel=2, **settings
+    )
+    assert len({run.weights_sha256 for run in records.runs}) == 1
+    both = train_on(
+        8, data("classification"), optimizer=optimizer, precision=precision, tensor_parallel=2, pipeline=2, **settings
+    )
+    assert len({run.weights_sha256 for run in both.runs}) == 1
+    assert_books(both)
+
+
+def test_a_pipeline_keeps_the_bits_of_one_rank_with_as_many_micro_batches():
+    """The gradients of micro-batches are added in the same order, and a layer's products are the same."""
+    settings = {"hidden": HIDDEN, "batch_size": 24, "grad_accum": 4, "precision": "fp16"}
+    one, four = (train_on(P, data("classification"), pipeline=P, **settings) for P in (1, 4))
+    assert [run.weights_sha256 for run in one.runs] == [run.weights_sha256 for run in four.runs]
+
+
+def test_weights_from_a_file_fit_any_grid(tmp_path):
+    """Saved on one grid, loaded on another, saved again without learning: the same file."""
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    settings = {"hidden": HIDDEN, "batch_size": 24, "precision": "fp32"}
+    train_on(4, data("classification"), save=str(first), tensor_parallel=2, pipeline=2, **settings)
+    train_on(
+        6, data("classification"), init=str(first), save=str(second), lr=0.0, tensor_parallel=3, bucket=9, **settings
+    )
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("N", "settings", "words"),
+    [
+        (4, {"tensor_parallel": 3}, "multiple of 3"),
+        (6, {"tensor_parallel": 2, "pipeline": 2}, "2 tensor-parallel x 2 pipeline"),
+        (4, {"pipeline": 4, "hidden": (3,)}, "4 ranks are too many for 2 layers"),
+        (4, {"tensor_parallel": 4, "hidden": (3,)}, "layer of width 3"),
+        (4, {"pipeline_layers": (1, 2), "hidden": (3,)}, "the model has 2"),
+        (2, {"straggler": (2, 3.0)}, "there is no rank 2"),
+        (4, {"tensor_parallel": 4, "batch_size": 3, "grad_accum": 4}, "rows are too few for 1 ranks"),
+    ],
+)
+def test_what_does_not_fit_is_refused(N, settings, words):
+    with pytest.raises(zerosim.InputError, match=words):
+        train_on(N, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tensor_parallel": 0}, "tensor_parallel"),
+        ({"pipeline": True}, "pipeline"),
+        ({"pipeline_layers": (1, 0)}, "one layer at least"),
+        ({"pipeline_layers": (1, 1), "pipeline": 3}, "pipeline is 3"),
+        ({"partition_activations": True}, "give tensor_parallel too"),
+        ({"checkpoint_activations": 0}, "checkpoint_activations"),
+        ({"straggler": "1:0.5"}, "1 or more"),
+        ({"straggler": "one:2"}, "RANK:FACTOR"),
+        ({"cluster": "mars"}, "not known"),
+        ({"cluster": "this-machine"}, "collectives bench"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(zerosim.InputError, match=words):
+        zerosim.Config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [
+        (4, ["--tensor-parallel", 2, "--stage", 2]),
+        (4, ["--tensor-parallel", 2, "--pipeline", 2, "--grad-accum", 4, "--stages", "0,3"]),
+        (3, ["--tensor-parallel", 3, "--checkpoint-activations", "--partition-activations", "--cpu-checkpointing"]),
+        (2, ["--pipeline-layers", "2,1", "--grad-accum", 2, "--straggler", "1:2", "--collective", "native"]),
+    ],
+)
+def test_grids_under_mpirun(tmp_path, n, words):
+    done = run_zerosim(n, "train", "--hidden", "24,16", "--steps", 3, "--json", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["backend"] == "mpi"
+    for run in report["runs"]:
+        books = [run["memory"]["at_rest"], run["traffic"]["per_step"], *run["traffic"]["model_parallel"].values()]
+        for book in (*books, *run["memory"]["activations"].values()):
+            assert book["measured"] == book["formula_per_rank"]
+        assert run["traffic"]["sent_equals_received"]
+    names = {file.name for file in (tmp_path / "zerosim-out").iterdir()}
+    assert ("waiting.png" in names) == ("--pipeline" in words or "--pipeline-layers" in words)
+
+
+# who waits for whom --------------------------------------------------------------------------------------------------
+
+
+def link(alpha=0.0, bandwidth=1e12):
+    return dataclasses.replace(
+        PRESETS["dgx-a100"], ranks_per_node=64, alpha_inside=alpha, bandwidth_inside=bandwidth, name="test"
+    )
+
+
+def test_a_replayed_step_by_hand():
+    """Rank 1 takes 3 s before it sends what rank 0 waits for after 1 s; the message takes 0.5 s and 2 s more."""
+    events = [
+        [("phase", "forward", 0, 5, 0), ("recv", 1, 8, 15, 0), ("phase", "end", 0, 25, 0)],
+        [("phase", "forward", 0, 0, 0), ("send", 0, 8, 10, 0), ("phase", "end", 0, 10, 0)],
+    ]
+    first, second = replay(events, 0.1, 0.0, link(alpha=0.5, bandwidth=4.0), {1: 3.0})
+    assert first.spans == [
+        (0.0, 1.0, "forward", -1),
+        (1.0, 3.0, "wait", 1),
+        (3.0, 5.5, "network", 1),
+        (5.5, 6.5, "forward", -1),
+    ]
+    assert (first.now, first.busy, first.network, first.waits) == (6.5, 2.0, 2.5, {1: 2.0})
+    assert (second.now, second.busy, second.waits) == (3.0, 3.0, {})
+
+
+def test_a_message_that_nobody_sends_does_not_hang_the_replay():
+    with pytest.raises(RuntimeError, match="never sent"):
+        replay([[("recv", 1, 8, 0, 0)], []], 1.0, 1.0, link(), {})
+
+
+@pytest.mark.parametrize("M", [1, 2, 5, 16])
+@pytest.mark.parametrize("P", [2, 3, 4])
+def test_the_bubble_of_equal_ranks_is_gpipes(P, M):
+    """P equal layers on P ranks over a network that takes no time: idle for (P - 1) / (M + P - 1) of a step.
+
+    The first layer's input needs no gradient, so the formula is met by the layers behind it: rank 0 works less.
+    """
+    width = 16
+    records = train_on(
+        P,
+        small_data(rows=16 * M + 16, features=width, outputs=width),
+        hidden=(width,) * (P - 1),
+        pipeline=P,
+        grad_accum=M,
+        batch_size=8 * M,
+        stages=(0,),
+        precision="fp32",
+        optimizer="sgd",
+        test_fraction=0.0,
+    )
+    clocks = replay(records.runs[0].recorded, 1.0, 0.0, link(alpha=0.0, bandwidth=1e300), {})
+    forward = 2 * (width * width) * 8
+    backward = 2 * forward
+    length = (M + P - 1) * (forward + backward) - (forward if P == 1 else 0)
+    assert max(clock.now for clock in clocks) == pytest.approx(length - (backward - forward), rel=1e-9)
+    last = clocks[-1]
+    assert last.busy == M * (forward + backward)
+    assert 1 - last.busy / length == pytest.approx(formulas.bubble(P, M))
+
+
+def test_a_straggler_is_waited_for():
+    """On the virtual clock all others wait for it, through as many ranks as it takes; really, it has slept."""
+    slow = 2
+    records = train_on(4, stages=(0,), hidden=(64, 64), batch_size=40, straggler=(slow, 10.0), test_fraction=0.0)
+    run = zerosim.build_report(records)["runs"][0]
+    ranks = run["time"]["virtual"]["ranks"]
+    assert ranks[slow]["busy"] > 8 * max(own["busy"] for rank, own in enumerate(ranks) if rank != slow)
+    waits = [sum(own["waited_for"]) for own in ranks]
+    assert min(wait for rank, wait in enumerate(waits) if rank != slow) > 5 * waits[slow]
+    after = (slow + 1) % 4
+    assert max(range(4), key=ranks[after]["waited_for"].__getitem__) == slow
+    text = zerosim.format_report(zerosim.build_report(records))
+    assert "Who waits for whom" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert len(train_on(4, stages=(0,)).runs[0].recorded) == 4

@@ -27,8 +27,8 @@ class Config:
 
     What is left at None takes a default of its own: `lr` and `weight_decay` the optimizer's, `epochs` 10 unless `steps`
     is given, `test_fraction` what the files set apart for testing, else 0.2; `clip_norm` None does not clip.
-    `target_loss` and `patience` None do not stop early. `checkpoint_activations` True takes about the square root of the
-    number of layers, but 2 at the least.
+    `target_loss` and `patience` None do not stop early. `checkpoint_activations` True takes about the square root of
+    the number of layers, but 2 at the least.
     """
 
     stages: tuple[int, ...] = (0, 1, 2, 3)

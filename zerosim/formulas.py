@@ -183,11 +183,13 @@ WHOLE = Place()
 def layer_sizes(L: Sequence[int], place: Place = WHOLE) -> list[int]:
     """Elements of each layer that a rank holds.
 
-    Tensor parallelism cuts the outputs of even layers,
-    with their biases, and the inputs of odd ones, whose biases are whole on every rank (Shoeybi et al. 2019,
-    arXiv:1909.08053, section 3).
+    Tensor parallelism cuts the outputs of even layers, with their biases, and the inputs of odd ones (Shoeybi et al.
+    2019, arXiv:1909.08053, section 3), whose biases the first rank has.
     """
-    return [(_width(L, k, place) + 1) * _width(L, k + 1, place) for k in _layers(L, place)]
+    return [
+        _width(L, k, place) * _width(L, k + 1, place) + (0 if k % 2 and place.t else _width(L, k + 1, place))
+        for k in _layers(L, place)
+    ]
 
 
 def _layers(L: Sequence[int], place: Place) -> range:

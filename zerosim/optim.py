@@ -141,7 +141,7 @@ class Optimizer:
 def sum_of_squares(gradients: np.ndarray, dtype: np.dtype, ledger: Ledger) -> float:
     """Return the sum of squares, made in the computing dtype; inf or nan if any element is, and else finite."""
     total = 0.0
-    block = min(BLOCK, gradients.size) or 1
+    block = min(BLOCK, gradients.size)
     with ledger.borrow("buffers", block, dtype) as scratch:
         for start in range(0, gradients.size, block):
             part = gradients[start : start + block]

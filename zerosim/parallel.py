@@ -64,12 +64,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Part:
-    """What one rank holds of a layer: rows and columns of W, and the elements of b that belong to its rows."""
+    """What one rank holds of a layer: rows and columns of W, and elements of b."""
 
     layer: int
     """Its number in the whole model."""
     rows: slice
     columns: slice
+    biases: slice
     cut: str
     """"whole", or cut by "column" or by "row", as Megatron-LM calls it, which writes W transposed: "column" cuts
     the outputs (our rows), "row" the inputs (our columns)."""
@@ -87,14 +88,15 @@ class Part:
     @property
     def size(self) -> int:
         """Elements: W row by row, then b."""
-        return (self.inputs + 1) * self.outputs
+        return self.inputs * self.outputs + self.biases.stop - self.biases.start
 
 
 def parts(widths: list[int], T: int = 1, t: int = 0, layers: range | None = None) -> list[Part]:
     """Return what tensor-parallel rank t of T holds of `layers` (all, if None) of a model of these widths.
 
     Even layers are cut by column, odd ones by row, so that the two of a pair need one all-reduce between them forward
-    and one backward (Shoeybi et al. 2019, arXiv:1909.08053, section 3). A row-cut layer's b is whole on every rank.
+    and one backward (Shoeybi et al. 2019, arXiv:1909.08053, section 3). Every number is held once: a row-cut layer's b
+    is the first rank's, where Megatron-LM has it on every rank.
     """
     result = []
     for k in range(len(widths) - 1) if layers is None else layers:
@@ -102,5 +104,6 @@ def parts(widths: list[int], T: int = 1, t: int = 0, layers: range | None = None
         inputs, outputs = widths[k], widths[k + 1]
         rows = span(t, 1, T, outputs) if cut == "column" else slice(0, outputs)
         columns = span(t, 1, T, inputs) if cut == "row" else slice(0, inputs)
-        result.append(Part(k, rows, columns, cut))
+        biases = slice(0, 0) if cut == "row" and t > 0 else rows
+        result.append(Part(k, rows, columns, biases, cut))
     return result

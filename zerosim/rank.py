@@ -121,13 +121,13 @@ class Rank:
 
     def phase(self, name: str) -> None:
         """Say what begins now; the time until the next call is this phase's."""
-        slept = 0.0
+        slept = slept_inside = 0.0
         if self.straggler:
-            self.straggler.before()
-            slept = self.straggler.slept
+            self.straggler.pause()
+            slept, slept_inside = self.straggler.slept, self.straggler.slept_at_gate
         if self._recorder:
             self._recorder.after("phase", name, 0)
-        inside = sum(door.seconds for door in self.doors.values())
+        inside = sum(door.seconds for door in self.doors.values()) - slept_inside
         waited = sum(self.waited_for())
         self.phases.append(Phase(time.perf_counter(), inside, waited, slept, name))
 
@@ -187,14 +187,13 @@ class Rank:
         """Return the loss summed over the ranks, and the factor that undoes the loss scale and clips the gradient.
 
         The factor None says that all ranks skip this step; if not, it is the optimizer's next one.
-        One all-reduce of a few numbers does it. Where the norm is needed, each rank squares its own slices, except for
-        what tensor-parallel ranks hold alike and another one counts; their sum is the square of the whole gradient's
-        norm. If any number on any rank has overflowed, that sum is not finite on
+        One all-reduce of a few numbers does it. Where the norm is needed, each rank squares its own slices; their sum
+        is the square of the whole gradient's norm. If any number on any rank has overflowed, that sum is not finite on
         all of them, and where no norm is needed, an inf says so. Clipping is PyTorch's clip_grad_norm_.
         """
         clip, scale = self.config.clip_norm, self.loss_scale.value
         squares = 0.0
-        slices = [self.own(self.gradients, bucket)[: self._counted(bucket)] for bucket in self.layout.buckets()]
+        slices = [self.own(self.gradients, bucket) for bucket in self.layout.buckets()]
         if clip is not None:
             squares = sum(sum_of_squares(gradient, self.precision.compute, self.ledger) for gradient in slices)
         elif self.loss_scale.on and not all(finite(gradient, self.ledger) for gradient in slices):
@@ -207,16 +206,6 @@ class Rank:
         self.optimizer.t += 1
         factor = 1.0 if clip is None else min(1.0, clip / (math.sqrt(squares) / scale + 1e-6))
         return loss, factor / scale
-
-    def _counted(self, bucket: Bucket) -> int:
-        """How many elements of the own slice of a bucket count for the norm of the whole gradient, from the first on.
-
-        A row-cut layer's biases are the same on all tensor-parallel ranks: the first one's count.
-        """
-        part = self.model.parts[bucket.layer]
-        if part.cut != "row" or self.tensor.rank == 0:
-            return bucket.part.stop - bucket.part.start
-        return max(0, part.inputs * part.outputs - (bucket.start + bucket.part.start))
 
     def accumulate(self, total: np.ndarray, gradient: np.ndarray) -> None:
         """Add a gradient to that of the micro-steps before."""
@@ -272,9 +261,7 @@ class Rank:
             for part, values in zip(every, room, strict=True):
                 weights = part.outputs * part.inputs
                 W[part.rows, part.columns] = values[:weights].reshape(part.outputs, part.inputs)
-                if part.cut == "row" and part is not every[0]:
-                    _check_same(values[weights : part.size], b)
-                b[part.rows] = values[weights : part.size]
+                b[part.biases] = values[weights : part.size]
 
     def _own_part(self, k: int, out: np.ndarray) -> None:
         """Fill `out` with what this rank holds of a layer, from the data-parallel ranks' slices."""

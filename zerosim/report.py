@@ -311,7 +311,7 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
     heading = (
         f"{report['world_size']} {ranks} ({report['backend']}{': ' + standing if in_parts else ''}), "
         f"layers {layers}: {model['parameters']:,} parameters "
-        f"({more} more as padding{' and as biases that several ranks hold' if grid['tensor_parallel'] > 1 else ''}), "
+        f"({more} more as padding), "
         f"{config['optimizer']}, "
         f"{config['precision']}; {data['train_rows']} rows of {data['name']}, {config['batch_size']} per step, "
         f"{report['runs'][0]['steps']} steps. Bytes are per rank."

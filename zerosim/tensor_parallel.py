@@ -1,7 +1,7 @@
 """Tensor parallelism as in Megatron-LM: every layer is cut over T ranks, and two conjugate operators join the pieces.
 
     a pair of layers    y1 = relu(W1 x + b1)    y2 = relu(W2 y1 + b2)
-    rank t holds        rows of W1 and b1       the same columns of W2, and b2
+    rank t holds        rows of W1 and b1       the same columns of W2; b2 is the first rank's
     f, before W1        forward: nothing        backward: all_reduce of the gradient of x
     g, behind W2        forward: all_reduce     backward: nothing
 
@@ -17,9 +17,8 @@ import numpy as np
 from zerosim.collectives.moves import span
 from zerosim.comm import Comm
 from zerosim.ledger import Ledger
-from zerosim.mlp import MLP, panels
+from zerosim.mlp import MLP
 from zerosim.parallel import Part
-from zerosim.precision import encode
 
 
 class TensorParallelMLP(MLP):
@@ -32,21 +31,15 @@ class TensorParallelMLP(MLP):
         self.tensor = tensor
 
     def forward(self, k: int, parameters: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """See `MLP.forward`. Behind a row-cut layer the ranks' products are summed: the operator g."""
+        """See `MLP.forward`. Behind a row-cut layer the ranks' products are summed, then comes the relu: operator g."""
         if self.parts[k].cut == "column":
             return super().forward(k, parameters, x)
         _, b = self.views(k, parameters)
-        y = self.product(k, parameters, x)
+        y = self.product(k, parameters, x, (lambda rows, y: self.activate(y, b[rows], relu=False)) if b.size else None)
         self.tensor.all_reduce(y.reshape(-1))
-        for rows in panels(y.shape[0], self._most(y.shape[1])):
-            self._finish_panel(y[rows], b[rows], self.has_relu(k))
+        if self.has_relu(k):
+            np.maximum(y, y.dtype.type(0), out=y)
         return y
-
-    def _finish_panel(self, y: np.ndarray, b: np.ndarray, relu: bool) -> None:
-        with self._decoded(y) as y_:
-            self.activate(y_, b, relu)
-            if y_ is not y:
-                encode(y_, y, self.ledger)
 
     def input_gradient(self, k: int, parameters: np.ndarray, dy: np.ndarray, x: np.ndarray) -> None:
         """See `MLP.input_gradient`. Before a column-cut layer the ranks' gradients are summed: the operator f."""

@@ -74,8 +74,8 @@ class Run:
     witnesses: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     """By witness, per rank: its testimony, in bytes (`zerosim.witness`)."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Medians over the steps, on rank 0: "seconds_per_step", "compute", of which "slept" (a straggler), "communicate",
-    of which "waiting", "update"."""
+    """Medians over the steps, on rank 0: "seconds_per_step", "compute", "communicate", of which "waiting", "update",
+    and "slept", by a straggler."""
     work: list[dict[str, Any]] = field(default_factory=list)
     """Per rank, in a step: "operations", elements "updated", the seconds of both, "compute" and "update", and seconds
     "waited_for" each rank."""
@@ -430,7 +430,7 @@ class _Watch:
         return {
             "operations": operations - self.recorded[0][3],
             "updated": updated - self.recorded[0][4],
-            "compute": seconds["compute"] - seconds["slept"],
+            "compute": seconds["compute"],
             "update": seconds["update"],
             "waited_for": [(now - then) / len(self._seconds) for now, then in waited],
         }
@@ -441,20 +441,22 @@ class _Watch:
 
 
 def durations(phases: list[Phase]) -> dict[str, float]:
-    """Split a step's time: inside the door, part of which is waiting, updating, and the rest, which is computing."""
+    """Split a step's time: inside the doors, part of which is waiting; asleep; updating; the rest, which is computing."""
     first, last = phases[0], phases[-1]
-    update = sum(
-        (end.at - start.at) - (end.inside - start.inside) for start, end in pairwise(phases) if start.name == "update"
-    )
-    total, communicate = last.at - first.at, last.inside - first.inside
+    total, communicate, slept = last.at - first.at, last.inside - first.inside, last.slept - first.slept
+    update = sum(_worked(start, end) for start, end in pairwise(phases) if start.name == "update")
     return {
         "seconds_per_step": total,
-        "compute": total - communicate - update,
+        "compute": total - communicate - slept - update,
         "communicate": communicate,
         "waiting": last.waited - first.waited,
-        "slept": last.slept - first.slept,
+        "slept": slept,
         "update": update,
     }
+
+
+def _worked(start: Phase, end: Phase) -> float:
+    return (end.at - start.at) - (end.inside - start.inside) - (end.slept - start.slept)
 
 
 def _timeline(held: dict[str, int], events: list[Event], phases: list[Phase]) -> dict[str, Any]:

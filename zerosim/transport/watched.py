@@ -55,14 +55,20 @@ class Straggler:
     def __init__(self, factor: float) -> None:
         self._factor = factor
         self._since = time.perf_counter()
-        self.slept = 0.0
+        self.slept = self.slept_at_gate = 0.0
+        """Seconds so far, and those of them that a door's time has in it."""
 
-    def before(self) -> None:
-        """Sleep for the work since the gate was left."""
+    def pause(self) -> float:
+        """Sleep for the work since the gate was left, or since the last pause; return the seconds."""
         now = time.perf_counter()
         time.sleep((self._factor - 1) * (now - self._since))
         self._since = time.perf_counter()
         self.slept += self._since - now
+        return self._since - now
+
+    def before(self) -> None:
+        """Sleep for the work since the gate was left."""
+        self.slept_at_gate += self.pause()
 
     def after(self, kind: str, partner: int, nbytes: int) -> None:
         """Work begins."""
