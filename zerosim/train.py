@@ -441,7 +441,7 @@ class _Watch:
 
 
 def durations(phases: list[Phase]) -> dict[str, float]:
-    """Split a step's time: inside the doors, part of which is waiting; asleep; updating; the rest, which is computing."""
+    """Split a step's time: inside the doors, part of which is waiting; asleep; updating; and the rest, computing."""
     first, last = phases[0], phases[-1]
     total, communicate, slept = last.at - first.at, last.inside - first.inside, last.slept - first.slept
     update = sum(_worked(start, end) for start, end in pairwise(phases) if start.name == "update")
