@@ -321,6 +321,14 @@ def test_the_command(tmp_path):
         for kind in ("per_layer", "constant"):
             assert len(row[kind]["measured"]) == 3
             assert max(row[kind]["measured"]) == row[kind]["formula"]
+    ways = {row["way"]: row for row in result["sections"]["activations"]}
+    assert len(ways) == 5
+    for row in ways.values():
+        assert row["same_bits"]
+        assert all(book["measured"] == book["formula_per_rank"] for book in row["books"].values())
+    assert max(ways["P_a"]["books"]["device"]["measured"]) < max(ways["all kept"]["books"]["device"]["measured"])
+    assert min(ways["checkpoints, P_a+cpu"]["books"]["host"]["measured"]) > 0
+    assert ways["checkpoints"]["operations"] > ways["all kept"]["operations"]
     for row in result["sections"]["defragmentation"]:
         blocks = [Block(*block) for block in row["blocks"]]
         assert row["peak"] == arena.peak(blocks)

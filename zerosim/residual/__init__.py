@@ -8,13 +8,17 @@ from types import ModuleType
 from typing import Any
 
 from zerosim.bench.shared import Tell
-from zerosim.residual import buffers, defragmentation
+from zerosim.residual import activations, buffers, defragmentation
 from zerosim.residual.shared import Settings
 from zerosim.transport import Transport
 
 SCHEMA = "zerosim.residual/1"
 
-SECTIONS: dict[str, ModuleType] = {"buffers": buffers, "defragmentation": defragmentation}
+SECTIONS: dict[str, ModuleType] = {
+    "activations": activations,
+    "buffers": buffers,
+    "defragmentation": defragmentation,
+}
 
 __all__ = ["SCHEMA", "SECTIONS", "Settings", "measure"]
 
