@@ -413,7 +413,7 @@ def test_imports_point_downward():
         if module.startswith("figures"):
             assert own <= {"collectives", "figures", "formulas", "report"}
         if module.startswith("stages"):
-            assert own <= {"stages", "rank", "initial", "partition", "schedule"}
+            assert own <= {"stages", "rank", "initial", "partition", "precision", "schedule"}
         assert not any(n.startswith("mpi4py") for n in imported) or module == "transport.mpi", module
         for node in ast.walk(tree):
             if module.startswith("stages") and isinstance(node, ast.FunctionDef):

@@ -135,10 +135,14 @@ class Comm:
 
     def sum(self, *numbers: float) -> list[float]:
         """Return each number's sum over the ranks, in float64, added in the order of ranks: the same bits on all."""
+        return [float(total) for total in self.numbers(*numbers).sum(axis=0)]
+
+    def numbers(self, *numbers: float) -> np.ndarray:
+        """Return every rank's numbers, (N, numbers), in float64."""
         with self.booked_as(CONTROL), self._ledger.borrow("buffers", (self.size, len(numbers)), np.float64) as table:
             table[self.rank] = numbers
             self._gather(table.reshape(-1))
-            return [float(total) for total in table.sum(axis=0)]
+            return table.copy()
 
     def gather_bytes(self, payload: bytes) -> list[bytes]:
         """Return every rank's payload, on every rank; they may differ in length."""

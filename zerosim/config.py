@@ -17,6 +17,8 @@ from zerosim.parallel import Grid
 from zerosim.precision import NAMES as PRECISIONS
 from zerosim.witness import WITNESSES
 
+SYNCS = ("gradients", "average")
+"""What the ranks average: gradients, in every step, or parameters, every `sync_every` steps."""
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 0.001, "adamw": 0.001}
 WEIGHT_DECAYS = {"sgd": 0.0, "momentum": 0.0, "adam": 0.0, "adamw": 0.01}
 
@@ -25,13 +27,14 @@ WEIGHT_DECAYS = {"sgd": 0.0, "momentum": 0.0, "adam": 0.0, "adamw": 0.01}
 class Config:
     """The settings of a run, named as the flags of `train`. Raises InputError for one that cannot be.
 
-    What is left at None takes a default of its own: `lr` and `weight_decay` the optimizer's, `epochs` 10 unless `steps`
-    is given, `test_fraction` what the files set apart for testing, else 0.2; `clip_norm` None does not clip.
+    What is left at None takes a default of its own: `stages` all four, or with `sync` "average" 0 alone; `lr` and
+    `weight_decay` the optimizer's; `epochs` 10 unless `steps` is given; `test_fraction` what the files set apart for
+    testing, else 0.2; `clip_norm` None does not clip.
     `target_loss` and `patience` None do not stop early. `checkpoint_activations` True takes about the square root of
     the number of layers, but 2 at the least.
     """
 
-    stages: tuple[int, ...] = (0, 1, 2, 3)
+    stages: tuple[int, ...] = None  # type: ignore[assignment]
     data: str = "digits"
     hidden: tuple[int, ...] = (256, 256)
     optimizer: str = "adam"
@@ -63,6 +66,8 @@ class Config:
     cpu_checkpointing: bool = False
     straggler: tuple[int, float] | None = None
     cluster: str = "dgx-a100"
+    sync: str = "gradients"
+    sync_every: int = 1
 
     def __post_init__(self) -> None:
         def settle(name: str, value: Any) -> None:
@@ -77,6 +82,10 @@ class Config:
                 find(self.collective)
             except ValueError as error:
                 raise InputError(f"collective: {error}") from None
+        _one_of("sync", self.sync, SYNCS)
+        _whole("sync_every", self.sync_every, 1)
+        if self.stages is None:
+            settle("stages", (0,) if self.sync == "average" else (0, 1, 2, 3))
         settle("stages", _whole_numbers("stages", self.stages))
         settle("hidden", _whole_numbers("hidden", self.hidden))
         if not self.stages:
@@ -126,6 +135,7 @@ class Config:
         for name in self.witness:
             _one_of("witness", name, WITNESSES)
         settle("witness", tuple(dict.fromkeys(self.witness)))
+        self._check_sync()
         if self.pipeline_layers is not None:
             self._settle_pipeline(_whole_numbers("pipeline_layers", self.pipeline_layers))
         if self.checkpoint_activations is True:
@@ -144,6 +154,18 @@ class Config:
             value = getattr(self, name)
             if not ((isinstance(value, str) and value) or (value is None and name in ("init", "save"))):
                 raise InputError(f"{name}: {value!r} must be the name of a file or folder")
+
+    def _check_sync(self) -> None:
+        if self.sync == "gradients":
+            if self.sync_every != 1:
+                raise InputError("sync_every: gradients are averaged in every step; sync average has a choice")
+            return
+        if self.stages != (0,):
+            raise InputError(
+                "sync average: every rank steps by itself, so it holds everything: stage 0 is the only one"
+            )
+        if self.tensor_parallel > 1 or self.pipeline > 1 or self.pipeline_layers:
+            raise InputError("sync average: it is not for tensor_parallel or pipeline; leave them out")
 
     def _settle_pipeline(self, counts: tuple[int, ...]) -> None:
         if not counts or min(counts) < 1:

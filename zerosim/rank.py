@@ -75,6 +75,10 @@ class Rank:
         self.loss_scale = LossScale(self.precision.loss_scaling)
         self.keep_every = config.checkpoint_activations or 1
         """The inputs of layers 0, k, 2 k, … are kept between forward and backward."""
+        self.apart = 0
+        """Steps since the ranks' parameters were averaged, if they are (`zerosim.stages.local`)."""
+        self.drifts: list[tuple[float, float]] = []
+        """At each averaging: how far a rank was from the mean at the most, in one parameter and in all (a norm)."""
         self.recomputed = 0
         """Layers computed again in the current step."""
         self.host_traffic: Counter[str] = Counter()
@@ -183,29 +187,35 @@ class Rank:
         """Return each number's sum over all ranks; those `known` alike to tensor-parallel ranks count once."""
         return self.world.sum(*(number if self.tensor.rank == 0 else 0.0 for number in known), *numbers)
 
-    def agree(self, loss: float) -> tuple[float, float | None]:
+    def agree(self, loss: float, alone: bool = False) -> tuple[float, float | None]:
         """Return the loss summed over the ranks, and the factor that undoes the loss scale and clips the gradient.
 
         The factor None says that all ranks skip this step; if not, it is the optimizer's next one.
         One all-reduce of a few numbers does it. Where the norm is needed, each rank squares its own slices; their sum
         is the square of the whole gradient's norm. If any number on any rank has overflowed, that sum is not finite on
         all of them, and where no norm is needed, an inf says so. Clipping is PyTorch's clip_grad_norm_.
+
+        With `alone` the gradient has not been reduced: each rank has a norm and a factor of its own, for N times its
+        part of the mean over the global batch; a step is skipped by all ranks all the same.
         """
         clip, scale = self.config.clip_norm, self.loss_scale.value
         squares = 0.0
-        slices = [self.own(self.gradients, bucket) for bucket in self.layout.buckets()]
+        times = self.comm.size if alone else 1
+        slices = [self.gradients] if alone else [self.own(self.gradients, bucket) for bucket in self.layout.buckets()]
         if clip is not None:
             squares = sum(sum_of_squares(gradient, self.precision.compute, self.ledger) for gradient in slices)
         elif self.loss_scale.on and not all(finite(gradient, self.ledger) for gradient in slices):
             squares = math.inf
-        loss, squares = self.sum([loss], squares)
-        overflowed = self.loss_scale.on and not math.isfinite(squares)
+        loss, everyone = self.sum([loss], squares)
+        if not alone:
+            squares = everyone
+        overflowed = self.loss_scale.on and not math.isfinite(everyone)
         self.loss_scale.update(overflowed)
         if overflowed:
             return loss, None
         self.optimizer.t += 1
-        factor = 1.0 if clip is None else min(1.0, clip / (math.sqrt(squares) / scale + 1e-6))
-        return loss, factor / scale
+        factor = 1.0 if clip is None else min(1.0, clip / (times * math.sqrt(squares) / scale + 1e-6))
+        return loss, times * factor / scale
 
     def accumulate(self, total: np.ndarray, gradient: np.ndarray) -> None:
         """Add a gradient to that of the micro-steps before."""

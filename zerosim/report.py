@@ -92,12 +92,32 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
             "received": run.received,
             "sent_equals_received": sum(run.sent) == sum(run.received),
         },
+        **({"sync": _sync(run, records)} if records.config.sync == "average" else {}),
         "witnesses": run.witnesses,
         "time": {
             **run.seconds,
             "waited_for": [own["waited_for"] for own in run.work],
             "virtual": _virtual(run, records),
         },
+    }
+
+
+def _sync(run: Run, records: Records) -> dict[str, Any]:
+    """How parameters were averaged, and what that sent in all, beside what averaging gradients would have sent."""
+    config, L, D, S = records.config, records.widths, records.grid.data, len(run.loss)
+
+    def all_reduced(precision: str, rank: int) -> int:
+        collective = _collective(records, D)
+        return _total(formulas.traffic(0, L, D, precision, config.bucket, collective=collective, rank=rank))
+
+    each = [all_reduced(_precision_sent(config), rank) for rank in range(D)]
+    return {
+        "every": config.sync_every,
+        "after_steps": [min(n * config.sync_every, S) for n in range(1, len(run.drifts) + 1)],
+        "largest_drift": [largest for largest, _ in run.drifts],
+        "drift": [norm for _, norm in run.drifts],
+        "sent": {"measured": run.averaging, "formula_per_rank": [len(run.drifts) * one for one in each]},
+        "averaging_gradients_formula": [S * all_reduced(config.precision, rank) for rank in range(D)],
     }
 
 
@@ -161,8 +181,8 @@ def _per_step(run: Run, formula: dict[str, list[Sent]], group: str) -> dict[str,
     }
 
 
-def _total(bytes_: Sent) -> int:
-    return sum(bytes_.values()) if bytes_ else 0
+def _total(bytes_: Sent | int) -> int:
+    return bytes_ if isinstance(bytes_, int) else sum(bytes_.values()) if bytes_ else 0
 
 
 def _model_parallel(records: Records) -> list[str]:
@@ -186,9 +206,11 @@ def _traffic(run: Run, records: Records, group: str, rank: int) -> Sent:
     if group == "tensor":
         sent = formulas.tensor_traffic(L, rows, w, _collective(records, place.T), place, _kept(config))
     else:
-        k, every = config.grad_accum, _kept(config).every
-        collective = _collective(records, D)
-        sent = formulas.traffic(run.stage, L, D, config.precision, config.bucket, k, collective, d, place, every)
+        every, precision = _kept(config).every, _precision_sent(config)
+        collective, k = _collective(records, D), config.grad_accum
+        sent = formulas.traffic(run.stage, L, D, precision, config.bucket, k, collective, d, place, every)
+        if config.sync == "average" and len(run.loss) < config.sync_every:
+            sent = dict.fromkeys(sent, 0)
     return sent and {verb: sent.get(verb, 0) for verb in VERBS}
 
 
@@ -197,10 +219,18 @@ def _messages(run: Run, records: Records, rank: int) -> int | None:
     config, grid = records.config, records.grid
     if config.collective == NATIVE or records.slices_sent is not None or grid.size > grid.data:
         return None
+    if config.sync == "average" and len(run.loss) < config.sync_every:
+        return 0
     collective, k, every = _collective(records, grid.data), config.grad_accum, _kept(config).every
+    precision = _precision_sent(config)
     return formulas.messages(
-        run.stage, records.widths, grid.data, config.precision, config.bucket, k, collective, rank, every=every
+        run.stage, records.widths, grid.data, precision, config.bucket, k, collective, rank, every=every
     )
+
+
+def _precision_sent(config: Config) -> str:
+    """The precision of what ranks send: where parameters are averaged, it is their full one."""
+    return "fp32" if config.sync == "average" and config.precision in formulas.MIXED else config.precision
 
 
 def _collective(records: Records, N: int) -> formulas.Collective:
@@ -466,6 +496,7 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     lines.append(_books_line(report))
     if report["config"]["collective"] == AUTO:
         lines.append(_choices_line(report))
+    lines += _sync_line(report)
     lines += _stopped_lines(report)
     lines += _activations_line(report)
     skipped = {run["stage"]: run["skipped_steps"] for run in runs if run["skipped_steps"]}
@@ -473,6 +504,21 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
         stages = ", ".join(f"{n} at stage {stage}" for stage, n in skipped.items())
         lines.append(f"Skipped steps: {stages} (a gradient overflowed in fp16; every rank skipped together).")
     return lines
+
+
+def _sync_line(report: dict[str, Any]) -> list[str]:
+    """What averaging parameters has sent, and how far it has let the ranks drift apart."""
+    (run,) = report["runs"] if len(report["runs"]) == 1 else [{}]
+    if "sync" not in run:
+        return []
+    sync = run["sync"]
+    sent, gradients = (max(one) for one in (sync["sent"]["measured"], sync["averaging_gradients_formula"]))
+    return [
+        f"Averaged: parameters, {len(sync['drift'])} times, after every {sync['every']} steps and the last one. The "
+        f"table has such a step's bytes; in the whole run it is {si(sent)} per rank, where averaging gradients takes "
+        f"{si(gradients)}. Before it a rank's weights were up to {max(sync['drift']):.2g} away from their mean (root "
+        f"mean square over the ranks), a single weight up to {max(sync['largest_drift']):.2g}."
+    ]
 
 
 def _stopped_lines(report: dict[str, Any]) -> list[str]:
@@ -515,7 +561,13 @@ def _choices_line(report: dict[str, Any]) -> str:
 
 
 def _books(run: dict[str, Any]) -> list[dict[str, Any]]:
-    return [run["memory"]["at_rest"], run["traffic"]["per_step"], *run["traffic"]["model_parallel"].values()]
+    averaging = [run["sync"]["sent"]] if "sync" in run else []
+    return [
+        run["memory"]["at_rest"],
+        run["traffic"]["per_step"],
+        *run["traffic"]["model_parallel"].values(),
+        *averaging,
+    ]
 
 
 def _books_line(report: dict[str, Any]) -> str:

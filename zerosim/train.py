@@ -28,7 +28,7 @@ from zerosim.precision import precision
 from zerosim.rank import Phase, Rank
 from zerosim.room import check_states
 from zerosim.schedule import outputs
-from zerosim.stages import STAGES
+from zerosim.stages import STAGES, local
 from zerosim.transport import Transport, connect
 from zerosim.transport.watched import Entry
 from zerosim.weightfile import WeightWriter, check_writable, open_weights
@@ -48,6 +48,11 @@ class Run:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = "steps"
     """Which setting ended the training: "epochs", "steps", "target_loss" or "patience"."""
+    drifts: list[tuple[float, float]] = field(default_factory=list)
+    """At each averaging of parameters: the greatest distance of a rank's parameter from the mean, and the root mean
+    square over the ranks of the distance of all their parameters."""
+    averaging: list[int] = field(default_factory=list)
+    """Per rank: bytes sent in the whole run to average parameters."""
     skipped_steps: int = 0
     final_loss_scale: float = 1.0
     weights_sha256: str = ""
@@ -58,7 +63,8 @@ class Run:
     peak: list[dict[str, int]] = field(default_factory=list)
     """Per rank: bytes by memory class and "total", at the greatest total within any step."""
     sent_per_step: dict[str, list[dict[str, int]]] = field(default_factory=dict)
-    """By group of ranks ("data", "tensor", "pipeline"), per rank: bytes sent by verb in each step (all are alike)."""
+    """By group of ranks ("data", "tensor", "pipeline"), per rank: bytes sent by verb in each step; where parameters are
+    averaged every H steps, in such a step. (All are alike.)"""
     messages_per_step: list[int] = field(default_factory=list)
     control: list[int] = field(default_factory=list)
     """Per rank: bytes sent in the whole run for loss, norm, overflow flags, evaluation and the weights' hash."""
@@ -241,7 +247,8 @@ def _gather(comm: Comm, value: Any) -> list[Any]:
 def _run_stage(
     number: int, rank: Rank, outside: Comm, rows: tuple[np.ndarray, np.ndarray], progress: Progress | None
 ) -> Run:
-    config, stage, run = rank.config, STAGES[number], Run(number)
+    config, run = rank.config, Run(number)
+    stage = local if config.sync == "average" else STAGES[number]
     with ExitStack() as stack:
         witnesses = {name: outside.agreed(WITNESSES[name], outside) for name in config.witnesses}
         if any(witness.rehearses for witness in witnesses.values()):
@@ -255,6 +262,10 @@ def _run_stage(
         before = outside.sent.total(), outside.received
         watch = _Watch(rank, list(witnesses.values()))
         _train_and_evaluate(run, stage, rank, watch, rows, progress)
+        if rank.apart:
+            local.average(rank)
+        run.drifts = rank.drifts
+        run.averaging = _gather(outside, rank.comm.sent["all_reduce"] if rank.drifts else 0)
         at_rest = dict(rank.ledger.now)
         sent, received = rank.moved()
         after = outside.sent.total() + sent, outside.received + received
@@ -358,6 +369,8 @@ class _Watch:
         self._seconds: list[dict[str, float]] = []
         self.updates = 0
         self.peak = dict(rank.ledger.peak, total=-1)
+        self._kinds: dict[bool, tuple[dict[str, dict[str, int]], int]] = {}
+        """What was sent in a step in which parameters are averaged, and in any other."""
         self.sent: dict[str, dict[str, int]] = {}
         self.messages = 0
         self.activations: dict[str, int] = {}
@@ -405,9 +418,10 @@ class _Watch:
             del moved[CONTROL], times[CONTROL]
             sent[group] = dict(moved)
             messages += times.total()
-        if self._seconds and (sent, messages) != (self.sent, self.messages):
-            raise RuntimeError(f"one step sent {sent} bytes, another {self.sent}")
-        self.sent, self.messages = sent, messages
+        averaged = bool(self._rank.drifts) and self._rank.apart == 0
+        if self._kinds.setdefault(averaged, (sent, messages)) != (sent, messages):
+            raise RuntimeError(f"one step sent {sent} bytes, another of its kind {self._kinds[averaged][0]}")
+        self.sent, self.messages = self._kinds.get(True) or self._kinds[False]
 
     def _count_activations(self) -> None:
         rank = self._rank
@@ -489,8 +503,9 @@ def _epoch(
 ) -> dict[str, Any]:
     """The record of an epoch: the mean of its steps' losses, then both parts of the data with its last weights."""
     finite = [loss for loss in losses if loss is not None]
-    train_loss, train_accuracy = evaluate(rank, stage, rows[0])
-    test_loss, test_accuracy = evaluate(rank, stage, rows[1])
+    with rank.comm.booked_as(CONTROL), local.as_one(rank):
+        train_loss, train_accuracy = evaluate(rank, stage, rows[0])
+        test_loss, test_accuracy = evaluate(rank, stage, rows[1])
     return {
         "epoch": epoch,
         "steps": len(losses),

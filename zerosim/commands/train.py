@@ -143,6 +143,14 @@ def add(commands: Commands) -> None:
         const=True,
         help="activations wait for backward in the host's memory (with --partition-activations: Pa+cpu)",
     )
+    training.add_argument(
+        "--sync",
+        metavar="gradients|average",
+        help="what ranks average: gradients, or parameters after steps of their own (local SGD; stage 0 only)",
+    )
+    training.add_argument(
+        "--sync-every", type=int, metavar="H", help="with --sync average: after every H steps (default: 1)"
+    )
     training.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 10)")
     training.add_argument(
         "--target-loss", type=float, metavar="X", help="stop when the loss on all training rows is X or less"

@@ -1,7 +1,7 @@
 """Pictures of a report (`zerosim.build_report`, or a report.json that was loaded): measured, and the formula's marks.
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
-`memory`, `traffic`, `loss`, `timeline` and `waiting` draw a training; `exchanges`, `crossover` and `contest`
+`memory`, `traffic`, `loss`, `timeline`, `sync` and `waiting` draw a training; `exchanges`, `crossover` and `contest`
 collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan; `arena` and `buffers`
 residual states; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
 """
@@ -20,6 +20,7 @@ from zerosim.figures.loss import loss
 from zerosim.figures.memory import memory
 from zerosim.figures.plan import plan
 from zerosim.figures.published import efficiency, figure1, largest, states, volume
+from zerosim.figures.sync import sync
 from zerosim.figures.timeline import timeline
 from zerosim.figures.traffic import traffic
 from zerosim.figures.travel import travel
@@ -33,6 +34,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], "Figure | None"]] = {
     "traffic": traffic,
     "loss": loss,
     "timeline": timeline,
+    "sync": sync,
     "waiting": waiting,
 }
 """Of a training; one that has nothing to say of a report draws none."""
@@ -55,6 +57,7 @@ __all__ = [
     "scale",
     "states",
     "step",
+    "sync",
     "timeline",
     "traffic",
     "travel",

@@ -14,15 +14,15 @@ import numpy as np
 from zerosim.blas import one_thread
 from zerosim.comm import Comm
 from zerosim.config import Config
-from zerosim.data import Dataset, batches, convert, load, share
+from zerosim.data import Dataset, batches, convert, load
 from zerosim.ledger import Ledger
 from zerosim.precision import precision
 from zerosim.rank import Rank
-from zerosim.stages import STAGES
+from zerosim.stages import STAGES, local
 from zerosim.train import Records, train
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
-from zerosim.transport.threads import alone, run_threads
+from zerosim.transport.threads import run_threads
 
 SIZES = (1, 2, 3, 4, 8)
 """Numbers of ranks that an experiment about their number tries, beside the lab's own."""
@@ -136,20 +136,13 @@ class Lab:
         return rank
 
     def averaged(self, comm: Transport, config: Config, every: int) -> np.ndarray:
-        """Return the weights after every rank has stepped by itself and parameters were averaged each `every` steps.
-
-        That is local SGD (Stich 2019, arXiv:1805.09767): a rank is a world of its own, with optimizer states of its
-        own, and trains on its share of each global batch, which N must divide; at the last step there is an average
-        too. The precision must keep no master weights.
-        """
-        door, N = Comm(comm, Ledger()), comm.size
-        mine = self.rank(alone(), 0, replace(config, batch_size=config.batch_size // N))
-        for step, batch in enumerate(self.batches(config), 1):
-            STAGES[0].step(mine, share(batch, comm.rank, N))
-            if step % every == 0 or step == config.steps:
-                door.all_reduce(mine.parameters)
-                mine.parameters /= N
-        return weights(mine)
+        """Return the weights after every rank has stepped by itself and parameters were averaged each `every` steps."""
+        rank = self.rank(comm, 0, replace(config, stages=(0,), sync="average", sync_every=every))
+        for batch in self.batches(config):
+            local.step(rank, batch)
+        if rank.apart:
+            local.average(rank)
+        return weights(rank)
 
 
 def weights(rank: Rank) -> np.ndarray:

@@ -232,9 +232,9 @@ def _(n: Numbers) -> Verdict:
 class _Forgetful(Rank):
     """Forgets that a mean over N ranks is divided by N."""
 
-    def agree(self, loss: float) -> tuple[float, float | None]:
+    def agree(self, loss: float, alone: bool = False) -> tuple[float, float | None]:
         """As `Rank.agree`, with a gradient that is N times too large."""
-        loss, factor = super().agree(loss)
+        loss, factor = super().agree(loss, alone)
         return loss, None if factor is None else factor * self.comm.size
 
 
