@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from zerosim.optim import Optimizer, sum_of_squares
 from zerosim.parallel import Grid, parts
 from zerosim.partition import Bucket, Layout
 from zerosim.precision import LossScale, add, finite, precision
+from zerosim.pruning import Groups, Pruner
 from zerosim.tensor_parallel import TensorParallelMLP
 from zerosim.transport import Transport
 
@@ -65,6 +67,7 @@ class Rank:
         self.layout = Layout(self.model.sizes, self.comm.size, self.comm.rank, config.bucket)
         self.optimizer = Optimizer(config.optimizer, config.lr or 0.0, config.weight_decay or 0.0, self.precision.mixed)
         self.loss_scale = LossScale(self.precision.loss_scaling)
+        self.pruner = self._pruner() if config.prune_groups is not None else None
         self.phases: list[Phase] = []
         """The beginnings of the phases of the current step."""
 
@@ -75,6 +78,13 @@ class Rank:
         if self.tensor.size > 1:
             return TensorParallelMLP(widths, *numerics, self.ledger, held, self.tensor)
         return MLP(widths, *numerics, self.ledger, held)
+
+    def _pruner(self) -> Pruner:
+        config, model = self.config, self.model
+        groups = Groups(model.widths, config.prune_by or "row")
+        return Pruner(
+            groups, config.prune_groups or 0.0, config.prune_mode or "freeze", model.parts, self.world, self.ledger
+        )
 
     def moved(self) -> tuple[int, int]:
         """Return all bytes sent so far, and all bytes received, through any door."""
@@ -150,7 +160,7 @@ class Rank:
         """
         clip, scale = self.config.clip_norm, self.loss_scale.value
         squares = 0.0
-        slices = [self.own(self.gradients, bucket)[: self._counted(bucket)] for bucket in self.layout.buckets()]
+        slices = [gradient for _, gradient in self.counted(self.gradients)]
         if clip is not None:
             squares = sum(sum_of_squares(gradient, self.precision.compute, self.ledger) for gradient in slices)
         elif self.loss_scale.on and not all(finite(gradient, self.ledger) for gradient in slices):
@@ -163,6 +173,11 @@ class Rank:
         self.optimizer.t += 1
         factor = 1.0 if clip is None else min(1.0, clip / (math.sqrt(squares) / scale + 1e-6))
         return loss, factor / scale
+
+    def counted(self, vector: np.ndarray) -> Iterator[tuple[Bucket, np.ndarray]]:
+        """Yield each bucket and what of this rank's slice of it no other rank counts, padding included."""
+        for bucket in self.layout.buckets():
+            yield bucket, self.own(vector, bucket)[: self._counted(bucket)]
 
     def _counted(self, bucket: Bucket) -> int:
         """How many elements of the own slice of a bucket count for the norm of the whole gradient, from the first on.
@@ -178,15 +193,22 @@ class Rank:
         """Add a gradient to that of the micro-steps before."""
         add(total, gradient, total, self.ledger)
 
+    def pruning(self) -> AbstractContextManager[None]:
+        """For the length of a `with` block, let `update` leave out the groups to prune, if any are to be."""
+        return self.pruner.choosing(self.counted(self.gradients)) if self.pruner else nullcontext()
+
     def update(self, parameters: slice, gradients: slice, states: slice, factor: float) -> None:
         """Let the optimizer update `parameters` with `factor` times `gradients`; the slices are equally long."""
-        self.optimizer.step(
+        arrays = (
             self.parameters[parameters],
             self.gradients[gradients],
             {name: state[states] for name, state in self.states.items()},
-            factor,
-            self.ledger,
         )
+        if self.pruner:
+            pieces = self.layout.elements(parameters, full=self.parameters.size == self.layout.padded)
+            self.pruner.update(self.optimizer, pieces, *arrays, factor)
+        else:
+            self.optimizer.step(*arrays, factor, self.ledger)
 
     # weights ---------------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,21 @@ def add(commands: Commands) -> None:
     training.add_argument(
         "--clip-norm", type=float, metavar="C", help="greatest norm of the whole gradient (default: no limit)"
     )
+    training.add_argument(
+        "--prune-groups",
+        type=float,
+        metavar="QUANTILE",
+        help="prune this share of the groups of parameters in each step, those with the smallest gradients; no part "
+        "of ZeRO (default: off)",
+    )
+    training.add_argument(
+        "--prune-by", metavar="layer|row|SIZE", help="what a group is: SIZE is in elements of a layer (default: row)"
+    )
+    training.add_argument(
+        "--prune-mode",
+        metavar="freeze|zero",
+        help="leave the weights of a pruned group as they are, or set them to 0 (default: freeze)",
+    )
     training.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 10)")
     training.add_argument("--steps", type=int, metavar="S", help="steps, instead of --epochs")
 
