@@ -1,8 +1,8 @@
 """Pictures of a report (`zerosim.build_report`, or a report.json that was loaded): measured, and the formula's marks.
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
-`memory`, `traffic`, `loss` and `timeline` draw a training; `exchanges`, `crossover` and `contest` collectives, and
-`travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan;
+`memory`, `traffic`, `loss` and `timeline` draw a training, `pruning` one that prunes; `exchanges`, `crossover`
+and `contest` collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan;
 `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
 """
 
@@ -16,6 +16,7 @@ from zerosim.figures.exchanges import exchanges
 from zerosim.figures.loss import loss
 from zerosim.figures.memory import memory
 from zerosim.figures.plan import plan
+from zerosim.figures.pruning import pruning
 from zerosim.figures.published import efficiency, figure1, largest, states, volume
 from zerosim.figures.timeline import timeline
 from zerosim.figures.traffic import traffic
@@ -38,6 +39,7 @@ __all__ = [
     "memory",
     "peers",
     "plan",
+    "pruning",
     "save",
     "scale",
     "states",
@@ -52,9 +54,10 @@ __all__ = [
 
 def write(report: dict[str, Any], folder: str | Path) -> list[str]:
     """Draw all figures of a report into a folder, as PNG and SVG, and return their names."""
-    for name, draw in FIGURES.items():
+    figures = {**FIGURES, "pruning": pruning} if report["runs"][-1]["pruning"] else FIGURES
+    for name, draw in figures.items():
         save(draw(report), folder, name)
-    return list(FIGURES)
+    return list(figures)
 
 
 def save(figure: "Figure", folder: str | Path, name: str) -> None:
