@@ -7,6 +7,7 @@ records = zerosim.run_threads(4, lambda comm: zerosim.train(config, comm))[0]
 report = zerosim.build_report(records)
 """
 
+from zerosim.comparison import compare
 from zerosim.config import Config
 from zerosim.data import make_dataset
 from zerosim.errors import Diverged, InputError
@@ -31,6 +32,7 @@ __all__ = [
     "Run",
     "ZeroRedundancyOptimizer",
     "build_report",
+    "compare",
     "format_report",
     "make_dataset",
     "run_threads",

@@ -144,6 +144,12 @@ class Comm:
             self._gather(table.reshape(-1))
             return table.copy()
 
+    def add_up(self, vector: np.ndarray, book: str) -> None:
+        """Sum a vector of few numbers (N slices) over the ranks, by exchanges, with the same bits on all of them."""
+        with self.booked_as(book):
+            self._run(FEW, "reduce_scatter", [vector])
+            self._gather(vector)
+
     def gather_bytes(self, payload: bytes) -> list[bytes]:
         """Return every rank's payload, on every rank; they may differ in length."""
         with self.booked_as(CONTROL):

@@ -29,9 +29,9 @@ class Config:
 
     What is left at None takes a default of its own: `stages` all four, or with `sync` "average" 0 alone; `lr` and
     `weight_decay` the optimizer's; `epochs` 10 unless `steps` is given; `test_fraction` what the files set apart for
-    testing, else 0.2; `clip_norm` None does not clip.
-    `target_loss` and `patience` None do not stop early. `checkpoint_activations` True takes about the square root of
-    the number of layers, but 2 at the least.
+    testing, else 0.2. `clip_norm` None does not clip, `target_loss` and `patience` None do not stop early,
+    `prune_groups` None does not prune, else `prune_by` is "row" and `prune_mode` "freeze". `checkpoint_activations`
+    True takes about the square root of the number of layers, but 2 at the least.
     """
 
     stages: tuple[int, ...] = None  # type: ignore[assignment]
@@ -68,6 +68,9 @@ class Config:
     cluster: str = "dgx-a100"
     sync: str = "gradients"
     sync_every: int = 1
+    prune_groups: float | None = None
+    prune_by: str | int | None = None
+    prune_mode: str | None = None
 
     def __post_init__(self) -> None:
         def settle(name: str, value: Any) -> None:
@@ -150,6 +153,8 @@ class Config:
         for name in ("shuffle", "trace_memory", "partition_activations", "cpu_checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: {getattr(self, name)!r} must be true or false")
+        for name, value in _pruning(self.prune_groups, self.prune_by, self.prune_mode).items():
+            settle(name, value)
         for name in ("data", "out", "init", "save"):
             value = getattr(self, name)
             if not ((isinstance(value, str) and value) or (value is None and name in ("init", "save"))):
@@ -164,6 +169,8 @@ class Config:
             raise InputError(
                 "sync average: every rank steps by itself, so it holds everything: stage 0 is the only one"
             )
+        if self.prune_groups is not None:
+            raise InputError("sync average: ranks with gradients of their own would prune other groups; leave one out")
         if self.tensor_parallel > 1 or self.pipeline > 1 or self.pipeline_layers:
             raise InputError("sync average: it is not for tensor_parallel or pipeline; leave them out")
 
@@ -293,6 +300,26 @@ def _refuse(theirs: DeepSpeed, settings: dict[str, Any]) -> None:
         raise InputError(
             f"{theirs.name}: the key {key!r} is not understood; known are {', '.join(dict.fromkeys(known))}"
         )
+
+
+def _pruning(quantile: Any, by: Any, mode: Any) -> dict[str, Any]:
+    """Return the settings of pruning, with their defaults. Raises InputError."""
+    if quantile is None:
+        for name, value in (("prune_by", by), ("prune_mode", mode)):
+            if value is not None:
+                raise InputError(
+                    f"{name}: {value!r} has no effect without prune_groups; give that too, or leave it out"
+                )
+        return {}
+    quantile = _real("prune_groups", quantile)
+    if not 0 < quantile < 1:
+        raise InputError(f"prune_groups: {quantile:g} must be above 0 and below 1 (leave it out not to prune)")
+    by = "row" if by is None else int(by) if isinstance(by, str) and by.isdecimal() else by
+    if by not in ("layer", "row") and (isinstance(by, bool) or not isinstance(by, int) or by < 1):
+        raise InputError(f"prune_by: {by!r} is not known; choose layer, row, or a whole number of elements, 1 or more")
+    mode = "freeze" if mode is None else mode
+    _one_of("prune_mode", mode, ("freeze", "zero"))
+    return {"prune_groups": quantile, "prune_by": by, "prune_mode": mode}
 
 
 def _one_of(name: str, value: Any, known: Any) -> None:

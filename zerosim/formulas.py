@@ -496,6 +496,30 @@ def bubble(P: Number, M: Number) -> Number:
     return (P - 1) / (M + P - 1)
 
 
+# pruning -------------------------------------------------------------------------------------------------------------
+
+
+def groups(L: Sequence[int], by: str | int) -> list[int]:
+    """Groups of each layer of an MLP: one by "layer", one for each output by "row", or of so many elements each.
+
+    The last group of a layer has what is left.
+    """
+    return [1 if by == "layer" else b if by == "row" else -(-(a + 1) * b // int(by)) for a, b in pairwise(L)]
+
+
+def pruned_groups(G: int, quantile: float) -> int:
+    """How many of G groups are pruned in a step: floor(q G), for q as it is written in decimal."""
+    return int(Fraction(repr(quantile)) * G)
+
+
+def pruning_traffic(G: int, N: int) -> int:
+    """Bytes a rank sends for the norms of G groups: a float64 for each, summed over N ranks and gathered again.
+
+    That is 2 (N - 1) / N of 8 G bytes, the least there can be (`lower_bound`), G rounded up to a multiple of N.
+    """
+    return 2 * (N - 1) * -(-G // N) * 8
+
+
 # collectives ---------------------------------------------------------------------------------------------------------
 
 SEGMENT = 1 << 20

@@ -9,6 +9,8 @@ its slices, one after the other, without gaps. All four stages use the same buck
 over the ranks in the same order at every stage.
 """
 
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -60,6 +62,7 @@ class Layout:
             offset += padded
         self.padded = offset
         self.shard = offset // N
+        self._starts = [bucket.full.start for bucket in self.buckets()]
 
     def _bucket(self, layer: int, size: int, offset: int, at: int, length: int) -> Bucket:
         width = length // self.N
@@ -84,6 +87,21 @@ class Layout:
     def layer_size(self, k: int) -> int:
         """Elements of layer `k`, padding included."""
         return self._layers[k].stop - self._layers[k].start
+
+    def elements(self, where: slice, full: bool) -> Iterator[tuple[int, int, slice]]:
+        """Yield (layer, its first element there, place) of each run of elements, without padding, in part of a vector.
+
+        `where` is that part of the full vector, or of this rank's shard; the places count from its beginning.
+        """
+        start, stop, _ = where.indices(self.padded if full else self.shard)
+        for bucket in self.buckets()[bisect_right(self._starts, start if full else start * self.N) - 1 :]:
+            there, before = (bucket.full, 0) if full else (bucket.shard, bucket.part.start)
+            if there.start >= stop:
+                return
+            first = max(there.start, start)
+            last = min(there.stop, stop, there.start + bucket.stop - bucket.start - before)
+            if first < last:
+                yield bucket.layer, bucket.start + before + first - there.start, slice(first - start, last - start)
 
     def buckets(self, k: int | None = None) -> list[Bucket]:
         """The buckets of layer `k`, or of all layers, in the order of the full vector."""

@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from zerosim.optim import Optimizer, sum_of_squares
 from zerosim.parallel import parts
 from zerosim.partition import Bucket, Layout
 from zerosim.precision import LossScale, add, finite, precision
+from zerosim.pruning import Groups, Pruner
 from zerosim.tensor_parallel import TensorParallelMLP
 from zerosim.transport import Transport
 from zerosim.transport.watched import Entry, Recorder, Straggler, Watched
@@ -84,6 +85,7 @@ class Rank:
         self.host_traffic: Counter[str] = Counter()
         """Bytes moved in the current step, "to_host" and "from_host"."""
         self._recorder: Recorder | None = None
+        self.pruner = self._pruner() if config.prune_groups is not None else None
         self.phases: list[Phase] = []
         """The beginnings of the phases of the current step."""
 
@@ -94,6 +96,13 @@ class Rank:
         if self.tensor.size > 1:
             return TensorParallelMLP(widths, *numerics, self.ledger, held, self.tensor)
         return MLP(widths, *numerics, self.ledger, held)
+
+    def _pruner(self) -> Pruner:
+        config, model = self.config, self.model
+        groups = Groups(model.widths, config.prune_by or "row")
+        return Pruner(
+            groups, config.prune_groups or 0.0, config.prune_mode or "freeze", model.parts, self.world, self.ledger
+        )
 
     def moved(self) -> tuple[int, int]:
         """Return all bytes sent so far, and all bytes received, through any door."""
@@ -120,6 +129,11 @@ class Rank:
     def own(self, vector: np.ndarray, bucket: Bucket) -> np.ndarray:
         """This rank's slice of a bucket, in a full vector or in its shard."""
         return vector[bucket.own if vector.size == self.layout.padded else bucket.shard]
+
+    def slices(self, vector: np.ndarray) -> Iterator[tuple[Bucket, np.ndarray]]:
+        """Yield each bucket and this rank's slice of it, padding included."""
+        for bucket in self.layout.buckets():
+            yield bucket, self.own(vector, bucket)
 
     # one step --------------------------------------------------------------------------------------------------------
 
@@ -201,7 +215,7 @@ class Rank:
         clip, scale = self.config.clip_norm, self.loss_scale.value
         squares = 0.0
         times = self.comm.size if alone else 1
-        slices = [self.gradients] if alone else [self.own(self.gradients, bucket) for bucket in self.layout.buckets()]
+        slices = [self.gradients] if alone else [own for _, own in self.slices(self.gradients)]
         if clip is not None:
             squares = sum(sum_of_squares(gradient, self.precision.compute, self.ledger) for gradient in slices)
         elif self.loss_scale.on and not all(finite(gradient, self.ledger) for gradient in slices):
@@ -221,15 +235,22 @@ class Rank:
         """Add a gradient to that of the micro-steps before."""
         add(total, gradient, total, self.ledger)
 
+    def pruning(self) -> AbstractContextManager[None]:
+        """For the length of a `with` block, let `update` leave out the groups to prune, if any are to be."""
+        return self.pruner.choosing(self.slices(self.gradients)) if self.pruner else nullcontext()
+
     def update(self, parameters: slice, gradients: slice, states: slice, factor: float) -> None:
         """Let the optimizer update `parameters` with `factor` times `gradients`; the slices are equally long."""
-        self.optimizer.step(
+        arrays = (
             self.parameters[parameters],
             self.gradients[gradients],
             {name: state[states] for name, state in self.states.items()},
-            factor,
-            self.ledger,
         )
+        if self.pruner:
+            pieces = self.layout.elements(parameters, full=self.parameters.size == self.layout.padded)
+            self.pruner.update(self.optimizer, pieces, *arrays, factor)
+        else:
+            self.optimizer.step(*arrays, factor, self.ledger)
 
     # weights ---------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
             "sent_equals_received": sum(run.sent) == sum(run.received),
         },
         **({"sync": _sync(run, records)} if records.config.sync == "average" else {}),
+        "pruning": _pruning(records, run),
         "witnesses": run.witnesses,
         "time": {
             **run.seconds,
@@ -166,6 +168,41 @@ def _activations(run: Run, records: Records) -> dict[str, Any]:
 
 def _kept(config: Config) -> formulas.Kept:
     return formulas.Kept(config.checkpoint_activations or 1, config.partition_activations, config.cpu_checkpointing)
+
+
+def _pruning(records: Records, run: Run) -> dict[str, Any] | None:
+    """What was pruned and what it sent, in the whole run; None where nothing is."""
+    config, own = records.config, run.pruning
+    if not own:
+        return None
+    by, quantile = config.prune_by or "row", config.prune_groups or 0.0
+    G, updates = sum(formulas.groups(records.widths, by)), len(run.loss) - run.skipped_steps
+    sent = {"sent": updates * formulas.pruning_traffic(G, records.world_size)}
+    histogram = sorted(Counter(own["times"]).items())
+    return {
+        "mode": config.prune_mode,
+        "by": by,
+        "quantile": quantile,
+        "groups": len(own["times"]),
+        "groups_formula": G,
+        "groups_per_layer": own["groups_per_layer"],
+        "pruned": {"measured": [sum(cells) for cells in own["pruned"]], "formula": formulas.pruned_groups(G, quantile)},
+        "without_gradient": own["without_gradient"],
+        "never": own["times"].count(0),
+        "always": own["times"].count(updates) if updates else 0,
+        "histogram": [{"times": times, "groups": n} for times, n in histogram],
+        "zero_weights": own["zero_weights"],
+        "zero_share": own["zero_weights"] / records.parameters,
+        "traffic": {
+            "measured": [{"sent": n} for n in own["sent"]],
+            "formula": sent,
+            "formula_per_rank": [sent] * records.world_size,
+        },
+        "record": {
+            "groups_per_cell": own["groups_per_cell"],
+            "pruned": [" ".join(map(str, cells)) for cells in own["pruned"]],
+        },
+    }
 
 
 Sent = dict[str, int] | None
@@ -327,8 +364,8 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
             str(run["stage"]),
             equation(*total_at_rest(run)),
             equation(*total_sent(run)),
-            _number(run["loss"][-1]),
-            _number(run["epochs"][-1]["test_loss" if regression else "test_accuracy"]),
+            number(run["loss"][-1]),
+            number(run["epochs"][-1]["test_loss" if regression else "test_accuracy"]),
             run["weights_sha256"][:8],
         )
     ranks = "rank" if report["world_size"] == 1 else "ranks"
@@ -499,6 +536,8 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     lines += _sync_line(report)
     lines += _stopped_lines(report)
     lines += _activations_line(report)
+    if runs[-1]["pruning"]:
+        lines += _pruning_lines(report)
     skipped = {run["stage"]: run["skipped_steps"] for run in runs if run["skipped_steps"]}
     if skipped:
         stages = ", ".join(f"{n} at stage {stage}" for stage, n in skipped.items())
@@ -548,6 +587,24 @@ def _activations_line(report: dict[str, Any]) -> list[str]:
     return [f"{text}; {'equal to' if equal else 'NOT EQUAL TO'} the formulas on every rank."]
 
 
+def _pruning_lines(report: dict[str, Any]) -> list[str]:
+    """What was pruned at the last stage, what it cost, and what it did not save."""
+    run = report["runs"][-1]
+    own, updates = run["pruning"], run["steps"] - run["skipped_steps"]
+    done = "frozen" if own["mode"] == "freeze" else "set to 0"
+    sent, formula, equal = _fullest(own["traffic"])
+    each = f"{si(sent / max(1, updates))} {'=' if equal else '≠'} {si((formula or 0) / max(1, updates))}"
+    where = "" if report["identical_weights"] else f" at stage {run['stage']}"
+    return [
+        f"Pruning{where}: in each step the {own['pruned']['formula']} of {own['groups']} groups by {own['by']} with "
+        f"the smallest gradients were {done}; {own['always']} groups in every step, {own['never']} in none. "
+        f"{own['without_gradient'][-1]} groups had no gradient at all in the last step. "
+        f"At the end {100 * own['zero_share']:.2f} % of the weights are exactly 0.",
+        f"Pruning is no part of ZeRO and changes the training. It saves no memory at rest and no gradient traffic, for "
+        f"a gradient must be made and reduced before its norm is known; the norms cost each rank {each} per step.",
+    ]
+
+
 def _choices_line(report: dict[str, Any]) -> str:
     """Who moved buckets of which sizes."""
     sizes: dict[str, list[int]] = {}
@@ -561,13 +618,12 @@ def _choices_line(report: dict[str, Any]) -> str:
 
 
 def _books(run: dict[str, Any]) -> list[dict[str, Any]]:
-    averaging = [run["sync"]["sent"]] if "sync" in run else []
-    return [
-        run["memory"]["at_rest"],
-        run["traffic"]["per_step"],
-        *run["traffic"]["model_parallel"].values(),
-        *averaging,
-    ]
+    books = [run["memory"]["at_rest"], run["traffic"]["per_step"], *run["traffic"]["model_parallel"].values()]
+    if "sync" in run:
+        books.append(run["sync"]["sent"])
+    if run["pruning"]:
+        books.append(run["pruning"]["traffic"])
+    return books
 
 
 def _books_line(report: dict[str, Any]) -> str:
@@ -620,5 +676,6 @@ def equation(counted: int, formula: int | None, equal: bool) -> str:
     return f"{si(counted):>8} {'=' if equal else '≠'} {si(formula):<8}"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A loss or a share with four decimals."""
     return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"

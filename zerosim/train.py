@@ -25,6 +25,7 @@ from zerosim.heap import give_back, keep
 from zerosim.ledger import CLASSES, Event, Ledger
 from zerosim.parallel import GROUPS, Grid, parts
 from zerosim.precision import precision
+from zerosim.pruning import BOOK, Groups, without_padding
 from zerosim.rank import Phase, Rank
 from zerosim.room import check_states
 from zerosim.schedule import outputs
@@ -87,6 +88,8 @@ class Run:
     "waited_for" each rank."""
     recorded: list[list[Any]] = field(default_factory=list)
     """Per rank: what it did in the step of the timeline (`zerosim.transport.watched.Entry`)."""
+    pruning: dict[str, Any] = field(default_factory=dict)
+    """`zerosim.pruning.Pruner.record`, "zero_weights" of the whole model, and bytes "sent" for it per rank."""
     timeline: dict[str, Any] = field(default_factory=dict)
     """One step of rank 0: "seconds" of each change, bytes by class after it, and the "phases" with their beginnings."""
 
@@ -202,6 +205,8 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
     widths = [data.x.shape[1], *config.hidden, data.outputs]
     _check_parts(config, widths, transport.size)
     check_states(config.stages, widths, grid, config.precision, config.optimizer, transport.here)
+    if config.prune_groups is not None:
+        Groups(widths, config.prune_by or "row").chosen(config.prune_groups)
     if config.init is not None:
         with open_weights(config.init, widths):
             pass
@@ -299,8 +304,20 @@ def _run_stage(
     run.activations = {what: [own[what] for own in activations] for what in activations[0]}
     run.sent_per_step = {group: [own[group] for own in sent_per_step] for group in GROUPS}
     run.witnesses = {name: [rank_[name] for rank_ in columns[-1]] for name in testimony}
+    run.pruning = _pruning(rank, outside)
     run.seconds, run.timeline = _gather(outside, [watch.medians(), watch.timeline])[0]
     return run
+
+
+def _pruning(rank: Rank, outside: Comm) -> dict[str, Any]:
+    """What was pruned, how many weights are 0 at the end, and bytes sent for it per rank; nothing where none is."""
+    if rank.pruner is None:
+        return {}
+    own = [without_padding(bucket, w) for bucket, w in rank.slices(rank.states.get("master", rank.parameters))]
+    zeros = sum(w.size - int(np.count_nonzero(w)) for w in own)
+    everyone = _gather(outside, [zeros, rank.world.sent[BOOK]])
+    sent = [bytes_ for _, bytes_ in everyone]
+    return {**rank.pruner.record(), "zero_weights": sum(n for n, _ in everyone), "sent": sent}
 
 
 def _train_and_evaluate(
@@ -398,6 +415,8 @@ class _Watch:
             loss, updated = stage.step(rank, batch)
             rank.phase("end")
         self._waited.append(rank.waited_for())
+        if rank.pruner:
+            rank.pruner.end_step()
         for witness in self._witnesses:
             witness.after_step()
         if ledger.peak["total"] > self.peak["total"]:

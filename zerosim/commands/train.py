@@ -151,6 +151,21 @@ def add(commands: Commands) -> None:
     training.add_argument(
         "--sync-every", type=int, metavar="H", help="with --sync average: after every H steps (default: 1)"
     )
+    training.add_argument(
+        "--prune-groups",
+        type=float,
+        metavar="QUANTILE",
+        help="prune this share of the groups of parameters in each step, those with the smallest gradients; no part "
+        "of ZeRO (default: off)",
+    )
+    training.add_argument(
+        "--prune-by", metavar="layer|row|SIZE", help="what a group is: SIZE is in elements of a layer (default: row)"
+    )
+    training.add_argument(
+        "--prune-mode",
+        metavar="freeze|zero",
+        help="leave the weights of a pruned group as they are, or set them to 0 (default: freeze)",
+    )
     training.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 10)")
     training.add_argument(
         "--target-loss", type=float, metavar="X", help="stop when the loss on all training rows is X or less"

@@ -1,9 +1,9 @@
 """Pictures of a report (`zerosim.build_report`, or a report.json that was loaded): measured, and the formula's marks.
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
-`memory`, `traffic`, `loss`, `timeline`, `sync` and `waiting` draw a training; `exchanges`, `crossover` and `contest`
-collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan; `arena` and `buffers`
-residual states; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
+`memory`, `traffic`, `loss`, `timeline`, `sync`, `pruning` and `waiting` draw a training; `exchanges`, `crossover` and
+`contest` collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan; `arena` and
+`buffers` residual states; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from zerosim.figures.exchanges import exchanges
 from zerosim.figures.loss import loss
 from zerosim.figures.memory import memory
 from zerosim.figures.plan import plan
+from zerosim.figures.pruning import pruning
 from zerosim.figures.published import efficiency, figure1, largest, states, volume
 from zerosim.figures.sync import sync
 from zerosim.figures.timeline import timeline
@@ -35,6 +36,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], "Figure | None"]] = {
     "loss": loss,
     "timeline": timeline,
     "sync": sync,
+    "pruning": pruning,
     "waiting": waiting,
 }
 """Of a training; one that has nothing to say of a report draws none."""
@@ -53,6 +55,7 @@ __all__ = [
     "memory",
     "peers",
     "plan",
+    "pruning",
     "save",
     "scale",
     "states",

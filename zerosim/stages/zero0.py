@@ -41,7 +41,8 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
     rank.phase("update")
     loss, factor = rank.agree(loss)
     if factor is not None:
-        rank.update(slice(None), slice(None), slice(None), factor)
+        with rank.pruning():
+            rank.update(slice(None), slice(None), slice(None), factor)
 
     rank.phase("gather")  # nothing to do: every rank has updated every parameter
     return loss, factor is not None

@@ -41,8 +41,9 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
     rank.phase("update")
     loss, factor = rank.agree(loss)
     if factor is not None:
-        for bucket in rank.layout.buckets():
-            rank.update(bucket.own, bucket.own, bucket.shard, factor)
+        with rank.pruning():
+            for bucket in rank.layout.buckets():
+                rank.update(bucket.own, bucket.own, bucket.shard, factor)
 
     rank.phase("gather")  # after a skipped step too: what is sent does not depend on the data
     rank.comm.all_gather(*rank.buckets(rank.parameters))

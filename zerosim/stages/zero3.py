@@ -71,7 +71,8 @@ def step(rank: Rank, batch: np.ndarray) -> tuple[float, bool]:
     rank.phase("update")
     loss, factor = rank.agree(loss)
     if factor is not None:
-        rank.update(slice(None), slice(None), slice(None), factor)
+        with rank.pruning():
+            rank.update(slice(None), slice(None), slice(None), factor)
 
     rank.phase("gather")  # not now: each layer when it is needed
     return loss, factor is not None
