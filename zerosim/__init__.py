@@ -10,6 +10,7 @@ report = zerosim.build_report(records)
 from zerosim.config import Config
 from zerosim.data import make_dataset
 from zerosim.errors import Diverged, InputError
+from zerosim.library import SGD, Adam, AdamW, Linear, Momentum, Parameter, ZeroRedundancyOptimizer
 from zerosim.report import build_report, format_report
 from zerosim.train import Records, Run, train
 from zerosim.transport.mpi import world
@@ -18,11 +19,18 @@ from zerosim.transport.threads import run_threads
 __version__ = "0.1.0"
 
 __all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
     "Config",
     "Diverged",
     "InputError",
+    "Linear",
+    "Momentum",
+    "Parameter",
     "Records",
     "Run",
+    "ZeroRedundancyOptimizer",
     "build_report",
     "format_report",
     "make_dataset",
