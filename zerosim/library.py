@@ -158,6 +158,11 @@ class ZeroRedundancyOptimizer:
         return self._comm.rank
 
     @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return self._comm.size
+
+    @property
     def held(self) -> dict[str, int]:
         """Bytes that this rank holds now, by class; an array of yours that is a `grad` is not among them."""
         return dict(self._ledger.now)
@@ -291,9 +296,9 @@ def _gradients(parameters: list[Parameter]) -> list[np.ndarray]:
         grad, data = parameter.grad, parameter.data
         if grad is None:
             raise InputError(f"parameters[{i}]: grad is missing; call zero_grad(), and set or add to it, before step()")
-        like = isinstance(grad, np.ndarray) and grad.shape == data.shape and grad.dtype == data.dtype
-        if not like:
-            found = f"{grad.dtype} {grad.shape}" if isinstance(grad, np.ndarray) else type(grad).__name__
+        array = isinstance(grad, np.ndarray | np.generic)  # arithmetic makes NumPy scalars of arrays without dimensions
+        if not array or (grad.dtype, grad.shape) != (data.dtype, data.shape):
+            found = f"{grad.dtype} {grad.shape}" if array else type(grad).__name__
             raise InputError(f"parameters[{i}]: grad is {found}; it must be {data.dtype} {data.shape} as data is")
         gradients.append(grad)
     return gradients
