@@ -186,9 +186,7 @@ class ZeroRedundancyOptimizer:
         """
         gradients, buckets = self._comm.agreed(_gradients, self._parameters), self.layout.buckets()
         for bucket, parameter, gradient in zip(buckets, self._parameters, gradients, strict=True):
-            full = self._gradients[bucket.full]
-            full[: bucket.stop] = gradient.reshape(-1)
-            full[bucket.stop :] = 0
+            self._gradients[bucket.full][: bucket.stop] = gradient.reshape(-1)  # padding is 0, and so are its sums
             parameter.grad = None
         self._comm.reduce_scatter(*[self._gradients[bucket.full] for bucket in buckets])
         rule = self._optimizer.rule
