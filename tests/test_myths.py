@@ -355,3 +355,5 @@ def test_notebook(tmp_path):
         nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": tmp_path}}).execute()
     text = "".join(output.get("text", "") for cell in code for output in cell.outputs)
     assert all(f"({name})" in text for name in myths.CLAIMS)
+    assert text.count("Epoch 10/10, Loss: ") == 2
+    assert "ends with [ 1.25  0.75  0.15 -0.15]" in text

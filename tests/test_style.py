@@ -49,7 +49,7 @@ def test_readme_python_runs_in_a_notebook(tmp_path):
     import nbclient
     import nbformat
 
-    (code,) = (block for block in readme_python() if "run_threads" in block)
+    (code,) = (block for block in readme_python() if "figures.memory" in block)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the kernel's own libraries warn of
