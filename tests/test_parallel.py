@@ -76,8 +76,10 @@ def test_every_grid_does_the_mathematics_of_one_rank(tmp_path, one_rank, grid, t
 DEEP = (8, 12, 7, 9, 10, 6)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-@pytest.mark.parametrize(("T", "D", "P"), [(1, 1, 1), (1, 3, 1), (2, 2, 1), (3, 1, 1), (1, 2, 2), (2, 1, 3)])
+@pytest.mark.parametrize(
+    ("T", "D", "P", "precision"),
+    [(1, 1, 1, "fp32"), (1, 3, 1, "bf16"), (2, 2, 1, "fp16"), (3, 1, 1, "fp32"), (1, 2, 2, "fp16"), (2, 1, 3, "fp32")],
+)
 @pytest.mark.parametrize("every", [None, 2, 3, 7])
 def test_checkpointing_keeps_every_bit(T, D, P, every, precision):
     """Whatever is kept, cut, put away or made again: same weights, and books that equal the formulas."""
