@@ -66,7 +66,7 @@ class Rank:
         self.doors = {}
         for group, place in self._places.items():
             seen = Watched(place, groups[group], self.straggler) if self.straggler else place
-            algorithm = (collective or config.collective) if place.size > 1 else "ring"
+            algorithm = "ring" if place.size == 1 < transport.size else collective or config.collective
             self.doors[group] = open_door(seen, self.ledger, algorithm)
         self.comm, self.tensor = self.doors["data"], self.doors["tensor"]
         self.pipe, self.world = self.doors["pipeline"], self.doors["world"]
