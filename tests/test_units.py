@@ -393,7 +393,7 @@ def test_imports_point_downward():
         "parallel": {"collectives"},
         "mlp": {"ledger", "parallel", "precision"},
         "tensor_parallel": {"collectives", "comm", "ledger", "mlp", "parallel", "precision"},
-        "library": {"comm", "config", "errors", "ledger", "mlp", "optim", "partition", "transport"},
+        "loop": {"comm", "config", "errors", "ledger", "mlp", "optim", "partition", "transport"},
         "comm": {"collectives", "errors", "ledger", "precision", "transport"},
         "cluster": {"errors", "jsonfile"},
         "jsonfile": {"errors"},

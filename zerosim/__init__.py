@@ -11,7 +11,7 @@ from zerosim.comparison import compare
 from zerosim.config import Config
 from zerosim.data import make_dataset
 from zerosim.errors import Diverged, InputError
-from zerosim.library import SGD, Adam, AdamW, Linear, Momentum, Parameter, ZeroRedundancyOptimizer
+from zerosim.loop import SGD, Adam, AdamW, Linear, Momentum, Parameter, ZeroRedundancyOptimizer
 from zerosim.report import build_report, format_report
 from zerosim.train import Records, Run, train
 from zerosim.transport.mpi import world

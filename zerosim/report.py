@@ -377,9 +377,7 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
     in_parts = grid["data_parallel"] < report["world_size"]
     heading = (
         f"{report['world_size']} {ranks} ({report['backend']}{': ' + standing if in_parts else ''}), "
-        f"layers {layers}: {model['parameters']:,} parameters "
-        f"({more} more as padding), "
-        f"{config['optimizer']}, "
+        f"layers {layers}: {model['parameters']:,} parameters ({more} more as padding), {config['optimizer']}, "
         f"{config['precision']}; {data['train_rows']} rows of {data['name']}, {config['batch_size']} per step, "
         f"{report['runs'][0]['steps']} steps. Bytes are per rank."
     )
@@ -446,8 +444,9 @@ def _waiting(report: dict[str, Any]) -> list[Any]:
         P, M = grid["pipeline"], report["config"]["grad_accum"]
         idle = 1 - sum(c["busy"] for c in virtual["ranks"]) / (len(virtual["ranks"]) * virtual["seconds_per_step"])
         lines.append(
-            f"Bubble: {P} pipeline ranks with {M} micro-batches are idle for {formulas.bubble(P, M):.1%} of a step if "
-            f"all take equally long; with these layers, and with the update, for {idle:.1%} on the virtual clock."
+            f"Bubble: {P} pipeline ranks with {M} micro-batch{'es' if M > 1 else ''} are idle for "
+            f"{formulas.bubble(P, M):.1%} of a step if all take equally long; with these layers, and with the update, "
+            f"for {idle:.1%} on the virtual clock."
         )
     return lines
 
@@ -547,10 +546,9 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
 
 def _sync_line(report: dict[str, Any]) -> list[str]:
     """What averaging parameters has sent, and how far it has let the ranks drift apart."""
-    (run,) = report["runs"] if len(report["runs"]) == 1 else [{}]
-    if "sync" not in run:
+    sync = report["runs"][0].get("sync")
+    if sync is None:
         return []
-    sync = run["sync"]
     sent, gradients = (max(one) for one in (sync["sent"]["measured"], sync["averaging_gradients_formula"]))
     return [
         f"Averaged: parameters, {len(sync['drift'])} times, after every {sync['every']} steps and the last one. The "
