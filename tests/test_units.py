@@ -413,6 +413,11 @@ def test_imports_point_downward():
             assert own <= {"errors", "heap", "witness"}, "a witness knows nothing of the books"
         if module.startswith("figures"):
             assert own <= {"collectives", "figures", "formulas", "report"}
+        if module in ("report.tables", "report.books", "report.text"):
+            inside = {name.split(".")[2] for name in imported if name.startswith("zerosim.report.")}
+            assert own <= {"collectives", "formulas", "report"}, "what is printed is in the report"
+            assert inside <= {"books", "text"}
+            assert "zerosim.report" not in imported
         if module.startswith("stages"):
             assert own <= {"stages", "rank", "initial", "partition", "precision", "schedule"}
         assert not any(n.startswith("mpi4py") for n in imported) or module == "transport.mpi", module

@@ -1,0 +1,50 @@
+"""Numbers as text, and text with tables as it stands on a terminal."""
+
+from typing import Any
+
+
+def si(nbytes: float) -> str:
+    """Bytes with four digits, in powers of 1000: 1360064 is "1.360 MB"."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 999.95 or unit == "TB":
+            break
+        nbytes /= 1000
+    decimals = 0 if unit == "B" else max(0, 4 - len(str(int(nbytes))))
+    return f"{nbytes:.{decimals}f} {unit}"
+
+
+def binary(nbytes: float) -> str:
+    """Bytes in powers of 1024: 4096 is "4 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024 or unit == "GiB":
+            break
+        nbytes /= 1024
+    return f"{nbytes:.4g} {unit}"
+
+
+def equation(counted: int, formula: int | None, equal: bool) -> str:
+    """Bytes counted beside the formula's, 19 columns wide; `equal` says whether they are."""
+    if formula is None:
+        return si(counted)
+    return f"{si(counted):>8} {'=' if equal else '≠'} {si(formula):<8}"
+
+
+def number(value: float | None) -> str:
+    """A loss or a share with four decimals."""
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def console_text(*parts: Any, width: int = 80) -> str:
+    """Return tables and lines of text as plain text, at most `width` columns wide."""
+    from io import StringIO
+
+    from rich.console import Console
+    from rich.table import Table
+
+    text = StringIO()
+    console = Console(
+        file=text, width=width, color_system=None, highlight=False, force_jupyter=False, markup=False, emoji=False
+    )
+    for part in parts:
+        console.print(part, end="" if isinstance(part, Table) else "\n")
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
