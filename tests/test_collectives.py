@@ -210,16 +210,22 @@ def test_a_wrong_algorithm_is_told_where(generator, verb, words):
 # with data -----------------------------------------------------------------------------------------------------------
 
 
-def run_verbs(transport, name, elements, dtype, seed=0):
+def cut(elements, shares, rank):
+    """Where a rank's slice lies."""
+    before = sum(shares[:rank])
+    return slice(elements * before // sum(shares), elements * (before + shares[rank]) // sum(shares))
+
+
+def run_verbs(transport, name, elements, dtype, seed=0, shares=None):
     """Return what a rank has after each verb, from random numbers; and what was sent, by verb."""
-    door = Comm(transport, Ledger(), name)
+    door = Comm(transport, Ledger(), name, shares)
     N, rank = door.size, door.rank
     mine = np.random.default_rng([seed, rank]).standard_normal(elements).astype(dtype)
     reduced, gathered, summed = mine.copy(), np.zeros_like(mine), mine.copy()
-    own = slice(elements * rank // N, elements * (rank + 1) // N)
+    own = cut(elements, shares or [1] * N, rank)
     door.reduce_scatter(reduced)
     out = np.full_like(mine[own], 9)
-    Comm(transport, Ledger(), name).reduce_scatter(mine.copy(), out=out)
+    Comm(transport, Ledger(), name, shares).reduce_scatter(mine.copy(), out=out)
     np.testing.assert_array_equal(out.view(np.uint8), reduced[own].view(np.uint8))
     gathered[own] = mine[own]
     door.all_gather(gathered)
@@ -248,13 +254,34 @@ def test_right_sums(N, dtype):
             assert sum(r[5] for r in ranks) == sum(r[6] for r in ranks), "sent is received"
 
 
+@pytest.mark.parametrize("N", [1, 2, 3, 4, 6, 7, 8])
+def test_slices_of_any_share(N):
+    """Sums, order and bytes with slices of unequal length, in as many elements as there are parts, and in others."""
+    shares = [1 + (3 * rank) % 5 for rank in range(N)]
+    for name in (n for n in NAMES if usable(n, N)):
+        for elements in (4 * sum(shares), 4 * sum(shares) + 3, 2):
+            ranks = zerosim.run_threads(N, run_verbs, name, elements, np.dtype(np.float32), 0, shares)
+            total = sum(mine.astype(float) for mine, *_ in ranks)
+            everything = np.concatenate([mine[cut(elements, shares, r)] for r, (mine, *_) in enumerate(ranks)])
+            lengths = [len(np.arange(elements)[cut(elements, shares, r)]) for r in range(N)]
+            for rank, (_, reduced, gathered, summed, sent, *_) in enumerate(ranks):
+                np.testing.assert_allclose(summed, total, atol=1e-5)
+                np.testing.assert_array_equal(summed, ranks[0][3])
+                np.testing.assert_array_equal(reduced, summed[cut(elements, shares, rank)])
+                np.testing.assert_array_equal(gathered, everything)
+                for verb in VERBS:
+                    which = formulas.slices_sent(name, verb, N, rank)
+                    assert sent.get(verb, 0) == 4 * sum(lengths[i] for slices in which for i in slices), (name, verb)
+            assert sum(r[5] for r in ranks) == sum(r[6] for r in ranks)
+
+
 @pytest.mark.parametrize("N", [1, 2, 3, 4, 6, 7, 8, 9, 16])
 def test_bytes_sent_are_the_closed_form(N):
     for name in (n for n in NAMES if usable(n, N)):
         ranks = zerosim.run_threads(N, run_verbs, name, 5 * N, np.dtype(np.float32))
         for rank, (*_, sent, _, _) in enumerate(ranks):
             assert {verb: sent.get(verb, 0) for verb in VERBS} == {
-                verb: 20 * sum(formulas.slices_sent(name, verb, N, rank)) for verb in VERBS
+                verb: 20 * sum(map(len, formulas.slices_sent(name, verb, N, rank))) for verb in VERBS
             }
             if name in MEETS_THE_BOUND:
                 for verb in VERBS:
@@ -280,7 +307,7 @@ def test_long_slices_go_in_segments(monkeypatch):
             monkeypatch.setattr(comm, "SEGMENT", 24)
             for rank, (vector, messages, peak) in enumerate(ranks):
                 np.testing.assert_array_equal(vector, whole[rank][0])
-                assert messages == sum(-(-n * 20 // 6) for n in formulas.slices_sent(name, "all_reduce", N, rank))
+                assert messages == sum(-(-len(n) * 20 // 6) for n in formulas.slices_sent(name, "all_reduce", N, rank))
                 assert peak <= 24 * (1 if name in ("ring", "halving", "pairwise", "doubling", "binomial") else N)
 
 
@@ -288,7 +315,7 @@ MPI_SCRIPT = """
 import json, sys
 import numpy as np
 from mpi4py import MPI
-from test_collectives import NAMES, run_verbs, usable
+from test_collectives import NAMES, cut, run_verbs, usable
 from zerosim.comm import open_door
 from zerosim.ledger import Ledger
 from zerosim.precision import precision
@@ -298,19 +325,20 @@ transport = MPITransport()
 N, rank = transport.size, transport.rank
 for number in ("fp32", "fp16", "bf16"):
     dtype = precision(number).dtype
-    for elements in (0, 1, 4 * N, 4 * N + 3, 700_001):
+    for elements, shares in [(n, [1] * N) for n in (0, 1, 4 * N, 4 * N + 3, 700_001)] + [(9999, range(1, N + 1))]:
         total = None
+        shares = [*shares]
         for name in (n for n in NAMES if usable(n, N)):
-            mine, reduced, gathered, summed, *_ = run_verbs(transport, name, elements, dtype)
+            mine, reduced, gathered, summed, *_ = run_verbs(transport, name, elements, dtype, 0, shares)
             if total is None:
                 total = sum(np.random.default_rng([0, r]).standard_normal(elements).astype(dtype).astype(float)
                             for r in range(N))
             close = dict(rtol=0, atol={"fp32": 1e-5, "fp16": 0.05, "bf16": 0.4}[number])
             np.testing.assert_allclose(summed.astype(float), total, **close)
-            own = slice(elements * rank // N, elements * (rank + 1) // N)
+            own = cut(elements, shares, rank)
             np.testing.assert_array_equal(reduced, summed[own])
             np.testing.assert_array_equal(gathered[own], mine[own])
-        native = open_door(transport, Ledger(), "native")
+        native = open_door(transport, Ledger(), "native", shares)
         a, b, c = mine.copy(), mine.copy(), np.zeros_like(mine)
         c[own] = mine[own]
         native.all_reduce(a)

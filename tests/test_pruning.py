@@ -33,7 +33,7 @@ def assert_same_choices_and_books(records, pairs=False):
         assert list(check(report)) == []
     for run in report["runs"]:
         traffic, own = run["traffic"], run["pruning"]
-        assert traffic["messages"] == traffic["messages_formula"] or None in traffic["messages_formula"]
+        assert traffic["messages"] == traffic["messages_formula"]
         assert own["traffic"]["measured"] == own["traffic"]["formula_per_rank"]
         assert own["groups"] == own["groups_formula"] == sum(own["groups_per_layer"])
         updates = run["steps"] - run["skipped_steps"]

@@ -86,6 +86,38 @@ def test_slices_cover_everything_once(N, bucket):
     assert ranks[0].padded == sum(math.ceil(size / N) * N for size in sizes)
 
 
+@pytest.mark.parametrize("bucket", [0, 1, 8, 10, 64])
+@pytest.mark.parametrize("shares", [(2, 1), (1, 3, 2), (5, 1, 1, 1), (1, 2, 3, 4, 5, 6, 7)])
+def test_slices_in_proportion_to_shares(shares, bucket):
+    """Each element is one rank's; each bucket is cut in that proportion; what lies in a shard is said rightly."""
+    sizes, parts = [13, 1, 100, 97], sum(shares)
+    ranks = [Layout(sizes, shares, rank, bucket) for rank in range(len(shares))]
+    owner = np.zeros(ranks[0].padded, int)
+    for share, layout in zip(shares, ranks, strict=True):
+        assert layout.shard * parts == layout.padded * share
+        shard = np.full(layout.shard, -1)
+        for b in layout.buckets():
+            assert (b.own.stop - b.own.start) * parts == b.size * share
+            owner[b.own] += 1
+            shard[b.shard] = np.arange(b.own.start, b.own.stop)
+        assert (np.diff(shard) > 0).all()
+        assert shard.min() >= 0
+        for where in (slice(0, layout.shard), slice(layout.shard // 3, layout.shard // 2)):
+            told = np.full(layout.shard, -1)
+            for layer, first, place in layout.elements(where, full=False):
+                numbers = layout.layer(layer).start + first + np.arange(place.stop - place.start)
+                told[where][place] = numbers
+            real = np.array(
+                [
+                    e - layout.layer(k).start < sizes[k]
+                    for k in range(4)
+                    for e in range(layout.layer(k).start, layout.layer(k).stop)
+                ]
+            )
+            np.testing.assert_array_equal(told[where], np.where(real[shard[where]], shard[where], -1))
+    assert (owner == 1).all()
+
+
 # the door ------------------------------------------------------------------------------------------------------------
 
 

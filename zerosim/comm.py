@@ -1,7 +1,8 @@
 """The one door: only here do bytes leave or reach a rank, and here they are counted.
 
-A verb runs an algorithm's exchanges over a transport. Vectors are cut into N slices, as equal as can be; rank r owns
-slice r. Sums are made here, each rounded to the dtype that travels, for MPI knows no float16.
+A verb runs an algorithm's exchanges over a transport. Vectors are cut into N slices, as equal as can be, or by shares
+that the door was given; rank r owns slice r. Sums are made here, each rounded to the dtype that travels, for MPI knows
+no float16.
 
 What is to be summed goes in segments: several are sent off at once, and while one is added the next is on its way,
 through a scratch that stays in the processor's cache. So a slice of any size needs no more room.
@@ -54,12 +55,17 @@ def chosen(collective: str, N: int, verbs: Iterable[str] = VERBS) -> Algorithm |
     return algorithm
 
 
-def open_door(transport: Transport, ledger: Ledger, collective: Algorithm | str = "ring") -> "Comm":
+def open_door(
+    transport: Transport,
+    ledger: Ledger,
+    collective: Algorithm | str = "ring",
+    shares: int | Sequence[int] | None = None,
+) -> "Comm":
     """Return a rank's door for what was `chosen`, or for a name. Raises InputError if there is no such door."""
     if collective == NATIVE:
-        return NativeComm(transport, ledger)
+        return NativeComm(transport, ledger, shares)
     algorithm = chosen(collective, transport.size) if isinstance(collective, str) else collective
-    return Comm(transport, ledger, algorithm)
+    return Comm(transport, ledger, algorithm, shares)
 
 
 class Letter(NamedTuple):
@@ -94,6 +100,7 @@ class Plan(NamedTuple):
 class Comm:
     """One rank's door. Scratch is taken from `ledger`; `collective` is the algorithm or its name.
 
+    `shares` are how many parts each rank's slice is of the vectors that the three verbs move; or N, for one each.
     `sent` and `messages` count bytes and messages by verb ("control" for those); `received` counts all bytes that the
     transport says have arrived, and `seconds` the time spent inside. `who` says which algorithm moved vectors of so
     many bytes, control aside.
@@ -102,8 +109,15 @@ class Comm:
     modelled = False
     """Whether what is booked is a model's and not counted."""
 
-    def __init__(self, transport: Transport, ledger: Ledger, collective: Algorithm | str = "ring") -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        ledger: Ledger,
+        collective: Algorithm | str = "ring",
+        shares: int | Sequence[int] | None = None,
+    ) -> None:
         self.rank, self.size = transport.rank, transport.size
+        self.shares = transport.size if shares is None else shares if isinstance(shares, int) else tuple(shares)
         self.algorithm = find(collective) if isinstance(collective, str) else collective
         self._transport, self._ledger = transport, ledger
         self._plans: dict[tuple[Any, ...], Plan] = {}
@@ -147,7 +161,7 @@ class Comm:
     def add_up(self, vector: np.ndarray, book: str) -> None:
         """Sum a vector of few numbers (N slices) over the ranks, by exchanges, with the same bits on all of them."""
         with self.booked_as(book):
-            self._run(FEW, "reduce_scatter", [vector])
+            self._run(FEW, "reduce_scatter", [vector], self.size)
             self._gather(vector)
 
     def gather_bytes(self, payload: bytes) -> list[bytes]:
@@ -163,7 +177,7 @@ class Comm:
 
     def _gather(self, vector: np.ndarray) -> None:
         """Gather a few numbers: what counts is how few messages follow one another, for any N."""
-        self._run(FEW, "all_gather", [vector])
+        self._run(FEW, "all_gather", [vector], self.size)
 
     # from rank to rank -----------------------------------------------------------------------------------------------
 
@@ -242,21 +256,26 @@ class Comm:
 
     def own(self, vector: np.ndarray) -> np.ndarray:
         """Return the own slice of a vector of N slices, a view."""
-        return vector[span(self.rank, 1, self.size, vector.size)]
+        return vector[span(self.rank, 1, self.shares, vector.size)]
 
     def _verb(self, verb: str, vectors: Sequence[np.ndarray], out: np.ndarray | None = None) -> None:
         for group in [vectors] if len(vectors) == 1 else _short_ones_together(vectors):
-            plan = self._run(self.algorithm, verb, group, out)
+            plan = self._run(self.algorithm, verb, group, self.shares, out)
             if self._book is None:
                 for who, vector in zip(plan.who, group, strict=True):
                     self.who[vector.nbytes] = who
 
     def _run(
-        self, algorithm: Algorithm, verb: str, vectors: Sequence[np.ndarray], out: np.ndarray | None = None
+        self,
+        algorithm: Algorithm,
+        verb: str,
+        vectors: Sequence[np.ndarray],
+        shares: int | Sequence[int],
+        out: np.ndarray | None = None,
     ) -> Plan:
         """Do a verb on several vectors, exchange by exchange, and return the plan."""
         started = time.perf_counter()
-        plan = self._plan(algorithm, verb, vectors)
+        plan = self._plan(algorithm, verb, vectors, shares)
         straight = out if plan.sums_own else None
         if plan.room:
             with self._ledger.borrow("buffers", plan.room, vectors[0].dtype) as room:
@@ -268,15 +287,19 @@ class Comm:
         self.seconds += time.perf_counter() - started
         return plan
 
-    def _plan(self, algorithm: Algorithm, verb: str, vectors: Sequence[np.ndarray]) -> Plan:
+    def _plan(
+        self, algorithm: Algorithm, verb: str, vectors: Sequence[np.ndarray], shares: int | Sequence[int]
+    ) -> Plan:
         """Return what a verb takes and does for vectors like these; worked out once."""
-        key = algorithm.name, verb, vectors[0].itemsize, *[vector.size for vector in vectors]
+        key = algorithm.name, verb, shares, vectors[0].itemsize, *[vector.size for vector in vectors]
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = self._work_out(algorithm, verb, vectors)
+            plan = self._plans[key] = self._work_out(algorithm, verb, vectors, shares)
         return plan
 
-    def _work_out(self, algorithm: Algorithm, verb: str, vectors: Sequence[np.ndarray]) -> Plan:
+    def _work_out(
+        self, algorithm: Algorithm, verb: str, vectors: Sequence[np.ndarray], shares: int | Sequence[int]
+    ) -> Plan:
         who: list[str] = []
         turns: list[tuple[list[Letter], list[Letter]]] = []
         at = 0
@@ -285,7 +308,7 @@ class Comm:
             mover = algorithm.for_bytes(vector.nbytes, self.size)
             who.append(mover.name)
             segment = max(1, SEGMENT // vector.itemsize)
-            moves = [move(e, self.size, vector.size, segment) for e in mover.exchanges(verb, self.rank, self.size)]
+            moves = [move(e, shares, vector.size, segment) for e in mover.exchanges(verb, self.rank, self.size)]
             moves[1::2] = [step.backwards() for step in moves[1::2]]  # what was touched last is still in the cache
             turns += [([], []) for _ in range(len(moves) - len(turns))]
             for turn, step in enumerate(moves):
@@ -309,7 +332,7 @@ class Comm:
 
     def _sums_own(self, step: Move, vector: np.ndarray) -> bool:
         """Whether a move adds to the own slice, the whole of it, and to nothing else."""
-        own = span(self.rank, 1, self.size, vector.size)
+        own = span(self.rank, 1, self.shares, vector.size)
         pieces = [piece for message in step.recvs for piece, _ in message.pieces]
         inside = all(own.start <= piece.start and piece.stop <= own.stop for piece in pieces)
         whole = sum(piece.stop - piece.start for piece in pieces) == own.stop - own.start
@@ -346,7 +369,7 @@ class Comm:
                         if not reduce:
                             mine[:] = room[spot]
                         elif last and out is not None:
-                            first = self.rank * vector.size // self.size
+                            first = span(self.rank, 1, self.shares, vector.size).start
                             add(mine, room[spot], out[piece.start - first : piece.stop - first], self._ledger)
                         else:
                             add(mine, room[spot], mine, self._ledger)
@@ -408,12 +431,12 @@ class NativeComm(Comm):
 
     modelled = True
 
-    def __init__(self, transport: Transport, ledger: Ledger) -> None:
-        super().__init__(transport, ledger)
+    def __init__(self, transport: Transport, ledger: Ledger, shares: int | Sequence[int] | None = None) -> None:
+        super().__init__(transport, ledger, shares=shares)
         native = getattr(transport, "native", None)
         if native is None:
             raise InputError("collective native: in-process ranks have no MPI library; start them with mpirun")
-        self._native: Callable[[str, np.ndarray, np.ndarray], None] = native
+        self._native: Callable[..., None] = native
 
     def _verb(self, verb: str, vectors: Sequence[np.ndarray], out: np.ndarray | None = None) -> None:
         for vector in vectors:
@@ -421,15 +444,16 @@ class NativeComm(Comm):
 
     def _do(self, verb: str, vector: np.ndarray, out: np.ndarray | None) -> None:
         started = time.perf_counter()
+        counts = [cut.stop - cut.start for cut in (span(r, 1, self.shares, vector.size) for r in range(self.size))]
         if verb != "reduce_scatter":
-            self._native(verb, vector, vector)
+            self._native(verb, vector, counts, vector)
         elif out is not None:
-            self._native(verb, vector, out)
+            self._native(verb, vector, counts, out)
         else:
-            with self._ledger.borrow("buffers", self.own(vector).size, vector.dtype) as room:
-                self._native(verb, vector, room)
+            with self._ledger.borrow("buffers", counts[self.rank], vector.dtype) as room:
+                self._native(verb, vector, counts, room)
                 self.own(vector)[...] = room
-        turns = self._plan(RING, verb, [vector]).turns
+        turns = self._plan(RING, verb, [vector], self.shares).turns
         elements = sum(letter.where.stop - letter.where.start for sends, _ in turns for letter in sends)
         self.sent[self._book or verb] += elements * vector.itemsize
         self.received += elements * vector.itemsize

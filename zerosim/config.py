@@ -31,7 +31,7 @@ class Config:
     `weight_decay` the optimizer's; `epochs` 10 unless `steps` is given; `test_fraction` what the files set apart for
     testing, else 0.2. `clip_norm` None does not clip, `target_loss` and `patience` None do not stop early,
     `prune_groups` None does not prune, else `prune_by` is "row" and `prune_mode` "freeze". `checkpoint_activations`
-    True takes about the square root of the number of layers, but 2 at the least.
+    True takes about the square root of the number of layers, but 2 at the least. `slices` None makes all slices equal.
     """
 
     stages: tuple[int, ...] = None  # type: ignore[assignment]
@@ -51,6 +51,7 @@ class Config:
     test_fraction: float | None = None
     collective: str = "ring"
     bucket: int = 0
+    slices: tuple[int, ...] | None = None
     seed: int = 0
     shuffle: bool = True
     init: str | None = None
@@ -138,6 +139,10 @@ class Config:
         for name in self.witness:
             _one_of("witness", name, WITNESSES)
         settle("witness", tuple(dict.fromkeys(self.witness)))
+        if self.slices is not None:
+            settle("slices", _whole_numbers("slices", self.slices))
+            if not self.slices or min(self.slices) < 1:
+                raise InputError("slices: each data-parallel rank owns one part at least, as in 2,1,1")
         self._check_sync()
         if self.pipeline_layers is not None:
             self._settle_pipeline(_whole_numbers("pipeline_layers", self.pipeline_layers))
@@ -184,7 +189,7 @@ class Config:
 
     def grid(self, size: int) -> Grid:
         """Return where `size` ranks stand."""
-        return Grid(size, self.tensor_parallel, self.pipeline, self.pipeline_layers)
+        return Grid(size, self.tensor_parallel, self.pipeline, self.pipeline_layers, self.slices)
 
     @property
     def witnesses(self) -> tuple[str, ...]:

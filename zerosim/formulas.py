@@ -7,15 +7,17 @@ L     the layer widths of an MLP, inputs first: [64, 256, 10]
 
 A transformer has `layers` blocks of width h with a heads, sees b sequences of s tokens at a time, and may be cut in t
 by tensor parallelism (MP in ZeRO's papers). Results are bytes, elements, or fractions of 1, as each docstring says.
-Closed forms take NumPy arrays as well as numbers.
+Closed forms take NumPy arrays as well as numbers. Where N may be a sequence too, slices are unequal: it has each rank's
+share, a whole number of parts.
 
 ZeRO = Rajbhandari, Rasley, Ruwase, He: ZeRO: Memory Optimizations Toward Training Trillion Parameter Models,
 arXiv:1910.02054v3, SC20. The other sources stand where they are used.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -210,36 +212,46 @@ def parameters(L: Sequence[int]) -> int:
     return sum((a + 1) * b for a, b in pairwise(L))
 
 
-def padded_parameters(L: Sequence[int], N: int, place: Place = WHOLE) -> int:
+Ranks = int | Sequence[int]
+"""N ranks with equal slices; or how many parts each rank's slices are."""
+
+
+def _parts(N: Ranks) -> int:
+    return N if isinstance(N, int) else sum(N)
+
+
+def padded_parameters(L: Sequence[int], N: Ranks, place: Place = WHOLE) -> int:
     """Psi with each layer rounded up to a multiple of N, which is what cutting it in N equal slices takes."""
-    return sum(-(-size // N) * N for size in layer_sizes(L, place))
+    return sum(-(-size // _parts(N)) * _parts(N) for size in layer_sizes(L, place))
 
 
 def at_rest(
-    stage: int, L: Sequence[int], N: int, precision: str, optimizer: str, place: Place = WHOLE
+    stage: int, L: Sequence[int], N: Ranks, precision: str, optimizer: str, place: Place = WHOLE, rank: int = 0
 ) -> dict[str, int]:
     """Bytes at rest per rank, exactly, by memory class: `model_states` of the padded parameters.
 
-    Activations and buffers live within a step, so at rest there are none.
+    A rank that owns s of U parts holds what one of U / s ranks with equal slices would. Activations and buffers live
+    within a step, so at rest there are none.
     """
-    states = model_states(stage, padded_parameters(L, N, place), N, WIDTH[precision], K(optimizer, precision))
+    Psi, share = padded_parameters(L, N, place), 1 if isinstance(N, int) else N[rank]
+    states = model_states(stage, Psi, Fraction(_parts(N), share), WIDTH[precision], K(optimizer, precision))
     p, g, o = (int(x) for x in states)
     return {"parameters": p, "gradients": g, "optimizer_states": o, "activations": 0, "buffers": 0}
 
 
-Collective = str | Callable[[int], str] | Mapping[str, Sequence[int]]
-"""A name of `--collective`; or what names one for a vector of so many bytes; or the slices each rank sends, by verb."""
+Collective = str | Callable[[int], str] | Mapping[str, Sequence[Sequence[Sequence[int]]]]
+"""A name of `--collective`; or what names one for a vector of so many bytes; or by verb and rank `slices_sent`."""
 
 
-def buckets(L: Sequence[int], N: int, bucket: int = 0, place: Place = WHOLE) -> list[list[int]]:
+def buckets(L: Sequence[int], N: Ranks, bucket: int = 0, place: Place = WHOLE) -> list[list[int]]:
     """Elements of each bucket of each layer, padded, in order: a layer, or a layer cut at multiples of N.
 
     A cut bucket has at most `bucket` elements (0: no limit), but N at the least, one for each rank.
     """
-    layers = []
+    layers, parts = [], _parts(N)
     for size in layer_sizes(L, place):
-        padded = -(-size // N) * N
-        cut = max(N, bucket // N * N) if bucket else padded
+        padded = -(-size // parts) * parts
+        cut = max(parts, bucket // parts * parts) if bucket else padded
         layers.append([cut] * (padded // cut) + [padded % cut] * (padded % cut > 0))
     return layers
 
@@ -247,7 +259,7 @@ def buckets(L: Sequence[int], N: int, bucket: int = 0, place: Place = WHOLE) -> 
 def traffic(
     stage: int,
     L: Sequence[int],
-    N: int,
+    N: Ranks,
     precision: str,
     bucket: int = 0,
     k: int = 1,
@@ -258,7 +270,8 @@ def traffic(
 ) -> dict[str, int]:
     """Bytes a rank sends in one step, exactly, by verb: `passes` times the slices that an algorithm sends.
 
-    With an algorithm that meets the bandwidth bound that is `volume` of the padded parameters times w (N - 1) / N.
+    With an algorithm that meets the bandwidth bound, and equal slices, that is `volume` of the padded parameters times
+    w (N - 1) / N.
     """
     w, total = WIDTH[precision], dict.fromkeys(passes(stage, k), 0)
     for verb, times, elements in _exchanges(stage, L, N, w, bucket, k, collective, rank, place, every):
@@ -269,7 +282,7 @@ def traffic(
 def messages(
     stage: int,
     L: Sequence[int],
-    N: int,
+    N: Ranks,
     precision: str,
     bucket: int = 0,
     k: int = 1,
@@ -281,13 +294,18 @@ def messages(
     """Messages a rank sends in one step: for each bucket and pass, those of the algorithm, none above SEGMENT bytes."""
     w = WIDTH[precision]
     exchanges = _exchanges(stage, L, N, w, bucket, k, collective, rank, place, every)
-    return sum(times * -(-elements * w // SEGMENT) for _, times, elements in exchanges)
+    return sum(times * _segments(elements * w) for _, times, elements in exchanges)
+
+
+def _segments(nbytes: int) -> int:
+    """Messages in which so many bytes go: one at the least, for messages keep ranks in step."""
+    return max(1, -(-nbytes // SEGMENT))
 
 
 def _exchanges(
     stage: int,
     L: Sequence[int],
-    N: int,
+    N: Ranks,
     w: int,
     bucket: int,
     k: int,
@@ -303,17 +321,26 @@ def _exchanges(
     layers = buckets(L, N, bucket, place)
     again = recomputed(len(layers), every)
     for layer, sizes in enumerate(layers):
-        for size in sizes:
+        for size, alike in Counter(sizes).items():
             for verb, times in passes(stage, k).items():
                 more = k if verb == "all_gather" and stage == 3 and layer in again else 0
-                for slices in _slices(collective, size * w, verb, N, rank):
-                    yield verb, times + more, slices * (size // N)
+                for elements in _sent(collective, verb, size, w, N, rank):
+                    yield verb, alike * (times + more), elements
 
 
-def _slices(collective: Collective, nbytes: int, verb: str, N: int, rank: int) -> Sequence[int]:
+def _sent(collective: Collective, verb: str, n: int, w: int, N: Ranks, rank: int) -> list[int]:
+    """Elements of a vector of n that a rank sends in each exchange in which it sends any.
+
+    Slices that cannot be as N says are from n times the parts before them, divided by all parts, rounded down.
+    """
+    shares = [1] * N if isinstance(N, int) else N
+    ends = [n * parts // sum(shares) for parts in accumulate(shares, initial=0)]
     if isinstance(collective, Mapping):
-        return [collective[verb][rank]]
-    return slices_sent(collective if isinstance(collective, str) else collective(nbytes), verb, N, rank)
+        sent = collective[verb][rank]
+    else:
+        name = collective if isinstance(collective, str) else collective(n * w)
+        sent = slices_sent(name, verb, len(shares), rank)
+    return [sum(ends[i + 1] - ends[i] for i in slices) for slices in sent]
 
 
 # activations of an MLP -----------------------------------------------------------------------------------------------
@@ -426,27 +453,38 @@ def tensor_traffic(
     collective: Collective = "ring",
     place: Place = WHOLE,
     how: Kept = ALL_KEPT,
-) -> dict[str, int] | None:
+) -> dict[str, int]:
     """Bytes a tensor-parallel rank sends in one step, exactly, by verb, for micro-batches of so many rows.
 
     A pair of layers all-reduces its outputs forward and the gradient of its inputs backward (Shoeybi et al. 2019,
     arXiv:1909.08053, section 3), and its outputs once more if they are computed again; the model's input needs no
     gradient, and outputs that are cut are gathered, each rank's in equal room. Partitioned inputs are gathered before
-    backward (ZeRO, section 8: one all-gather for each). None where ranks have unequal slices and no formula says which
-    of them an algorithm sends.
+    backward (ZeRO, section 8: one all-gather for each).
     """
     sent = {"all_reduce": 0, "all_gather": 0}
-    if place.T > 1:
-        for verb, elements in _joins(L, rows, place, how):
-            one = _sent(collective, verb, elements, w, place.T, place.t)
-            if one is None:
-                return None
-            sent[verb] += one * w
+    for verb, elements in _joins(L, rows, place, how):
+        sent[verb] += w * sum(_sent(collective, verb, elements, w, place.T, place.t))
     return sent
+
+
+def tensor_messages(
+    L: Sequence[int],
+    rows: Sequence[int],
+    w: int,
+    collective: Collective = "ring",
+    place: Place = WHOLE,
+    how: Kept = ALL_KEPT,
+) -> int:
+    """Messages of a step of a tensor-parallel rank: those of the algorithm in each collective of `tensor_traffic`."""
+    joins = _joins(L, rows, place, how)
+    each = (n for verb, elements in joins for n in _sent(collective, verb, elements, w, place.T, place.t))
+    return sum(_segments(n * w) for n in each)
 
 
 def _joins(L: Sequence[int], rows: Sequence[int], place: Place, how: Kept) -> Iterator[tuple[str, int]]:
     """Yield (verb, elements of the vector) of each collective of a step of a tensor-parallel rank."""
+    if place.T == 1:
+        return
     layers = _layers(L, place)
     again = recomputed(len(layers), how.every)
     for r in rows:
@@ -461,23 +499,6 @@ def _joins(L: Sequence[int], rows: Sequence[int], place: Place, how: Kept) -> It
                 yield "all_gather", place.T * -(-L[-1] // place.T) * r
 
 
-def _sent(collective: Collective, verb: str, elements: int, w: int, N: int, rank: int) -> int | None:
-    """Elements that a rank sends of a vector that N may not divide: slice r is then from n r / N on, rounded down."""
-    if elements % N == 0:
-        return sum(_slices(collective, elements * w, verb, N, rank)) * (elements // N)
-    name = collective(elements * w) if callable(collective) else collective
-    if name in ("doubling", "binomial") and verb != "all_gather":
-        return sum(slices_sent(name, verb, N, rank)) // N * elements
-    if name not in ("ring", "pairwise", "native"):
-        return None
-    kept = [elements * (r + 1) // N - elements * r // N for r in (rank, (rank + 1) % N)]
-    return {
-        "all_reduce": 2 * elements - sum(kept),
-        "reduce_scatter": elements - kept[0],
-        "all_gather": elements - kept[1],
-    }[verb]
-
-
 def pipeline_traffic(L: Sequence[int], rows: Sequence[int], w: int, place: Place = WHOLE) -> dict[str, int]:
     """Bytes a pipeline rank sends in one step: a micro-batch's outputs forward, the gradient of its inputs back."""
     layers, width = _layers(L, place), 0
@@ -486,6 +507,11 @@ def pipeline_traffic(L: Sequence[int], rows: Sequence[int], w: int, place: Place
     if place.p > 0:
         width += _width(L, layers.start, place)
     return {"send": width * sum(rows) * w}
+
+
+def pipeline_messages(k: int, place: Place = WHOLE) -> int:
+    """Messages a pipeline rank sends in a step of k micro-batches: one for each, to the next rank and the last."""
+    return k * ((place.p < place.P - 1) + (place.p > 0))
 
 
 def bubble(P: Number, M: Number) -> Number:
@@ -526,37 +552,67 @@ SEGMENT = 1 << 20
 """Greatest message of a collective in bytes; longer ones are sent in several."""
 
 
-def slices_sent(collective: str, verb: str, N: int, rank: int = 0) -> list[int]:
-    """How many slices of 1/N of the vector a rank sends, in each exchange in which it sends any.
+def slices_sent(collective: str, verb: str, N: int, rank: int = 0) -> list[list[int]]:
+    """Which of the vector's N slices a rank sends, in each exchange in which it sends any.
 
     The sources are those of `COSTS`. `collective` is a name of `--collective`; native ones are modelled as the ring.
     What an algorithm lacks is made of what it has: all_reduce is reduce_scatter and all_gather; where all_reduce alone
     is given, it serves as reduce_scatter; all else is the ring's.
     """
     name, _, m = collective.partition(":")
-    lg = (N - 1).bit_length()  # rounded up
-    doubled = [min(2**i, N - 2**i) for i in range(lg)]
-    one_by_one = [1] * (N - 1)
+    if verb == "all_gather":
+        return _gathered(name, N, rank, m)
+    if name in ("doubling", "binomial"):
+        return [[*range(N)]] * _whole_vectors(name, N, rank)
+    reduced = _reduced(name, N, rank, m)
+    return reduced if verb == "reduce_scatter" else reduced + _gathered(name, N, rank, m)
+
+
+def _reduced(name: str, N: int, rank: int, m: str) -> list[list[int]]:
+    """What a rank gives away of the vector, of which its own slice remains."""
+    powers = [2**i for i in range((N - 1).bit_length())]
+    if name == "halving":
+        return [_block(rank ^ d, d) for d in reversed(powers)]
+    if name == "bruck":
+        return [[(rank + d + i) % N for i in range(min(d, N - d))] for d in reversed(powers)]
+    if name == "pairwise":
+        return [[(rank + i) % N] for i in range(1, N)]
     if name == "hierarchical":
-        inside, between = [N // int(m)] * (int(m) - 1), [1] * (N // int(m) - 1)
-        reduced, gathered = inside + between, between + inside
-    else:
-        reduced = {"halving": doubled[::-1], "bruck": doubled[::-1]}.get(name, one_by_one)
-        neighbour = [1] * (N > 1) + [2] * (N // 2 - 1)
-        gathered = {"halving": doubled, "doubling": doubled, "bruck": doubled, "neighbour": neighbour}.get(
-            name, one_by_one
-        )
+        size = int(m)
+        inside = [[*range((rank - i) % size, N, size)] for i in range(1, size)]
+        return inside + [[(rank - i) % N] for i in range(size, N, size)]
+    return [[(rank - i) % N] for i in range(1, N)]
+
+
+def _gathered(name: str, N: int, rank: int, m: str) -> list[list[int]]:
+    """What a rank passes on, of which its own slice comes first."""
+    powers = [2**i for i in range((N - 1).bit_length())]
+    if name in ("halving", "doubling"):
+        return [_block(rank, d) for d in powers]
+    if name == "bruck":
+        return [[(rank + i) % N for i in range(min(d, N - d))] for d in powers]
+    if name == "neighbour":
+        away = [(s + 1) // 2 * 2 * (-1) ** (s + rank) for s in range(N // 2 - 1)]
+        return [[rank]] * (N > 1) + [[(rank // 2 * 2 + pair + i) % N for i in (0, 1)] for pair in away]
+    if name == "hierarchical":
+        size = int(m)
+        between = [[(rank - i) % N] for i in range(0, N - size, size)]
+        return between + [[*range((rank - i) % size, N, size)] for i in range(size - 1)]
+    return [[(rank - i) % N] for i in range(N - 1)]
+
+
+def _block(rank: int, d: int) -> list[int]:
+    return [*range(rank // d * d, rank // d * d + d)]
+
+
+def _whole_vectors(name: str, N: int, rank: int) -> int:
+    """How often a rank sends the whole vector."""
     if name == "doubling":
         F = 2 ** (N.bit_length() - 1)
         paired = rank < 2 * (N - F)
-        reduced = [N] if paired and rank % 2 == 0 else [N] * (F.bit_length() - 1 + paired)
-    if name == "binomial":
-        children = [d for d in (2**i for i in range(lg)) if rank % (2 * d) == 0 and rank + d < N]
-        reduced = [N] * ((rank > 0) + len(children))
-    if verb == "all_gather":
-        return gathered
-    whole = name in ("doubling", "binomial")
-    return reduced if verb == "reduce_scatter" or whole else reduced + gathered
+        return 1 if paired and rank % 2 == 0 else F.bit_length() - 1 + paired
+    powers = [2**i for i in range((N - 1).bit_length())]
+    return (rank > 0) + sum(rank % (2 * d) == 0 and rank + d < N for d in powers)
 
 
 _SHARE = "(N - 1) / N"

@@ -7,6 +7,7 @@ data-parallel ranks, p that among P pipeline ranks (Narayanan et al. 2021, arXiv
 among the D ranks that hold the same part of the model.
 """
 
+import math
 from dataclasses import dataclass
 
 from zerosim.collectives.moves import span
@@ -19,18 +20,28 @@ GROUPS = ("data", "tensor", "pipeline")
 class Grid:
     """`size` ranks as a grid of `tensor` (T) by D by `pipeline` (P); T times P divides the size.
 
-    `counts` are how many layers each pipeline rank has; None: as equally many as can be.
+    `counts` are how many layers each pipeline rank has; None: as equally many as can be. `slices` are how many parts
+    each data-parallel rank owns of every bucket; None: one.
     """
 
     size: int
     tensor: int = 1
     pipeline: int = 1
     counts: tuple[int, ...] | None = None
+    slices: tuple[int, ...] | None = None
 
     @property
     def data(self) -> int:
         """D: how many ranks hold the same part of the model."""
         return self.size // (self.tensor * self.pipeline)
+
+    @property
+    def shares(self) -> int | tuple[int, ...]:
+        """How those D ranks share out what ZeRO cuts: D, for equal slices, or each one's parts, in lowest terms."""
+        if self.slices is None or len(set(self.slices)) == 1:
+            return self.data
+        unit = math.gcd(*self.slices)
+        return tuple(share // unit for share in self.slices)
 
     def place(self, rank: int) -> tuple[int, int, int]:
         """Return (t, d, p) of a rank."""

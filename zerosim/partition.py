@@ -1,16 +1,17 @@
-"""Who owns which slice: the parameters as one padded vector, cut into buckets, each bucket into N equal slices.
+"""Who owns which slice: the parameters as one padded vector, cut into buckets, each bucket into N slices.
 
     layers    |  W0 b0            |  W1 b1                      |  W2 b2    |
     buckets   |  bucket 0         |  bucket 1    |  bucket 2    |  bucket 3 |     a bucket never spans two layers
     slices    | 0  | 1  | 2  | 3  | 0 | 1 | 2| 3 | 0 | 1 | 2| 3 | 0| 1| 2| 3|     slice r of each bucket is rank r's
 
-Padding lives here only: zeros at the end of a layer, so that each of its buckets is a multiple of N. Rank r's shard is
-its slices, one after the other, without gaps. All four stages use the same buckets and slices, so each number is summed
-over the ranks in the same order at every stage.
+Slices are equal, or in one proportion in every bucket: rank r's are as many parts as its share says. Padding lives here
+only: zeros at the end of a layer, so that each of its buckets is a multiple of the parts, N if slices are equal. Rank
+r's shard is its slices, one after the other, without gaps. All four stages use the same buckets and slices, so each
+number is summed over the ranks in the same order at every stage.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -35,40 +36,42 @@ class Bucket:
 
     @property
     def size(self) -> int:
-        """Elements, padding included: N times a slice."""
+        """Elements, padding included: all slices together."""
         return self.full.stop - self.full.start
 
 
 class Layout:
-    """The full vector of `sizes` (elements per layer) cut for `rank` of `N`.
+    """The full vector of `sizes` (elements per layer) cut for `rank` of `N`, or of ranks with such shares.
 
-    `bucket` is the greatest bucket in elements (0: one bucket per layer). A cut bucket is the greatest multiple of N
-    that is not larger, and at least N, one element for each rank, so that only the last bucket of a layer is padded.
+    `bucket` is the greatest bucket in elements (0: one bucket per layer). A cut bucket is the greatest multiple of the
+    parts (N, or the sum of the shares) that is not larger, and at least one element for each, so that only the last
+    bucket of a layer is padded.
     """
 
-    def __init__(self, sizes: list[int], N: int, rank: int, bucket: int = 0) -> None:
-        self.N, self.rank = N, rank
+    def __init__(self, sizes: list[int], N: int | Sequence[int], rank: int, bucket: int = 0) -> None:
+        shares = [1] * N if isinstance(N, int) else N
+        self._parts, self._before, self._share = sum(shares), sum(shares[:rank]), shares[rank]
         self.parameters = sum(sizes)
         self._layers: list[slice] = []
         self._buckets: list[list[Bucket]] = []
         offset = 0
         for layer, size in enumerate(sizes):
-            padded = -(-size // N) * N
-            cut = max(N, bucket - bucket % N) if bucket else padded
+            padded = -(-size // self._parts) * self._parts
+            cut = max(self._parts, bucket - bucket % self._parts) if bucket else padded
             self._layers.append(slice(offset, offset + padded))
             self._buckets.append(
                 [self._bucket(layer, size, offset, at, min(cut, padded - at)) for at in range(0, padded, cut)]
             )
             offset += padded
         self.padded = offset
-        self.shard = offset // N
+        self.shard = offset // self._parts * self._share
         self._starts = [bucket.full.start for bucket in self.buckets()]
 
     def _bucket(self, layer: int, size: int, offset: int, at: int, length: int) -> Bucket:
-        width = length // self.N
-        part = self.rank * width
+        width = length // self._parts * self._share
+        part = length // self._parts * self._before
         own = offset + at + part
-        before = (offset + at) // self.N
+        before = (offset + at) // self._parts * self._share
         return Bucket(
             layer=layer,
             start=at,
@@ -94,7 +97,8 @@ class Layout:
         `where` is that part of the full vector, or of this rank's shard; the places count from its beginning.
         """
         start, stop, _ = where.indices(self.padded if full else self.shard)
-        for bucket in self.buckets()[bisect_right(self._starts, start if full else start * self.N) - 1 :]:
+        reached = start if full else start * self._parts // self._share
+        for bucket in self.buckets()[bisect_right(self._starts, reached) - 1 :]:
             there, before = (bucket.full, 0) if full else (bucket.shard, bucket.part.start)
             if there.start >= stop:
                 return

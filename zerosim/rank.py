@@ -67,11 +67,12 @@ class Rank:
         for group, place in self._places.items():
             seen = Watched(place, groups[group], self.straggler) if self.straggler else place
             algorithm = "ring" if place.size == 1 < transport.size else collective or config.collective
-            self.doors[group] = open_door(seen, self.ledger, algorithm)
+            shares = self.grid.shares if group == "data" else None
+            self.doors[group] = open_door(seen, self.ledger, algorithm, shares)
         self.comm, self.tensor = self.doors["data"], self.doors["tensor"]
         self.pipe, self.world = self.doors["pipeline"], self.doors["world"]
         self.model = self._model([data.x.shape[1], *config.hidden, data.outputs])
-        self.layout = Layout(self.model.sizes, self.comm.size, self.comm.rank, config.bucket)
+        self.layout = Layout(self.model.sizes, self.comm.shares, self.comm.rank, config.bucket)
         self.optimizer = Optimizer(config.optimizer, config.lr or 0.0, config.weight_decay or 0.0, self.precision.mixed)
         self.loss_scale = LossScale(self.precision.loss_scaling)
         self.keep_every = config.checkpoint_activations or 1

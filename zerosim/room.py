@@ -26,11 +26,11 @@ def check_states(
 
     `L` are the layer widths, inputs first.
     """
-    places = {(t, p) for t, _, p in map(grid.place, range(min(here, grid.size)))}
+    places = [*map(grid.place, range(min(here, grid.size)))]
     for stage in stages:
         states = max(
-            sum(formulas.at_rest(stage, L, grid.data, precision, optimizer, place).values())
-            for place in (formulas.Place(grid.tensor, t, grid.pipeline, p, grid.counts) for t, p in places)
+            sum(formulas.at_rest(stage, L, grid.shares, precision, optimizer, place, d).values())
+            for place, d in ((formulas.Place(grid.tensor, t, grid.pipeline, p, grid.counts), d) for t, d, p in places)
         )
         check_room(f"stage {stage}: the states of {formulas.parameters(L):,} parameters", states, min(here, grid.size))
 

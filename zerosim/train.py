@@ -107,8 +107,8 @@ class Records:
     """Elements of all tensor-parallel and pipeline ranks that make a model together."""
     data: dict[str, Any]
     runs: list[Run]
-    slices_sent: dict[int, dict[str, list[int]]] | None = None
-    """Of a reader's own collective, which no formula knows: what each of N ranks sends in slices, by N and verb."""
+    slices_sent: dict[int, dict[str, list[list[list[int]]]]] | None = None
+    """Of a reader's own collective, which no formula knows: the slices that each of N ranks sends, by N and verb."""
 
     @property
     def grid(self) -> Grid:
@@ -174,11 +174,11 @@ def _train(transport: Transport, config: Config, data: Dataset | None, progress:
     )
 
 
-def _slices_sent(collective: Algorithm | str, grid: Grid) -> dict[int, dict[str, list[int]]] | None:
+def _slices_sent(collective: Algorithm | str, grid: Grid) -> dict[int, dict[str, list[list[list[int]]]]] | None:
     if isinstance(collective, str) or collective.proven:
         return None
     return {
-        N: {verb: [sum(collective.slices_sent(verb, rank, N)) for rank in range(N)] for verb in VERBS}
+        N: {verb: [collective.slices_sent(verb, rank, N) for rank in range(N)] for verb in VERBS}
         for N in (grid.data, grid.tensor)
     }
 
@@ -223,7 +223,13 @@ def _grid(config: Config, size: int) -> Grid:
         raise InputError(
             f"{size} ranks cannot be shared out among {each} ranks; their number must be a multiple of {T * P}"
         )
-    return config.grid(size)
+    grid = config.grid(size)
+    if grid.slices is not None and len(grid.slices) != grid.data:
+        raise InputError(
+            f"slices: {','.join(map(str, grid.slices))} are for {len(grid.slices)} data-parallel ranks; "
+            f"there are {grid.data}"
+        )
+    return grid
 
 
 def _check_parts(config: Config, widths: list[int], size: int) -> None:
@@ -394,6 +400,8 @@ class _Watch:
         self.timeline: dict[str, Any] = {}
         self.recorded: list[Entry] = []
         """What the rank did in the step of the timeline, for `zerosim.virtual`."""
+        self._complete = False
+        """Whether that step has all that a step may have: parameters updated, and averaged where they are."""
         self._waited = [rank.waited_for()]
 
     def step(self, stage: ModuleType, batch: np.ndarray) -> float:
@@ -409,7 +417,7 @@ class _Watch:
         for witness in self._witnesses:
             witness.before_step()
         with ExitStack() as stack:
-            record = len(self._seconds) < 2  # the first step is slow, so the second one if there is one
+            record = len(self._seconds) < 2 or not self._complete  # the first step is slow
             events = stack.enter_context(ledger.recording()) if record else []
             self.recorded = stack.enter_context(rank.recording()) if record else self.recorded
             loss, updated = stage.step(rank, batch)
@@ -423,6 +431,7 @@ class _Watch:
             self.peak = dict(ledger.peak)
         if record:
             self.timeline = _timeline(held, events, rank.phases)
+            self._complete = updated and not rank.apart
         self._count(before)
         self._count_activations()
         self.updates += updated

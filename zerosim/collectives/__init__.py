@@ -64,10 +64,10 @@ class Algorithm:
             else " (it has none: the ring's)"
         )
 
-    def slices_sent(self, verb: str, rank: int, N: int) -> list[int]:
-        """Return how many slices a rank sends, in each exchange in which it sends any."""
+    def slices_sent(self, verb: str, rank: int, N: int) -> list[list[int]]:
+        """Return which slices a rank sends, in each exchange in which it sends any."""
         return [
-            int(as_slices(exchange.send).count)
+            as_slices(exchange.send).numbers(N)
             for exchange in self.exchanges(verb, rank, N)
             if int(exchange.to) != NOBODY
         ]

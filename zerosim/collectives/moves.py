@@ -1,8 +1,10 @@
 """What an exchange means for a vector of so many elements: which elements go, and where those that come belong.
 
-Slice i of n elements is elements n i / N to n (i + 1) / N, rounded down: all equally long if N divides n.
+Slice i of n elements is elements n i / N to n (i + 1) / N, rounded down: all equally long if N divides n. Where slices
+are to be unequal, each has a share, a whole number of parts, and of the parts the same holds.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from zerosim.collectives.exchange import NOBODY, Exchange, Slices, as_slices
@@ -38,13 +40,15 @@ class Move(NamedTuple):
         return self._replace(sends=self.sends[::-1], recvs=self.recvs[::-1])
 
 
-def span(first: int, count: int, N: int, n: int) -> slice:
-    """Where slices `first` to `first` + `count` lie in a vector of n elements."""
+def span(first: int, count: int, N: int | Sequence[int], n: int) -> slice:
+    """Where slices `first` to `first` + `count` lie in a vector of n elements, which has N slices, or such shares."""
+    if not isinstance(N, int):
+        first, count, N = sum(N[:first]), sum(N[first : first + count]), sum(N)
     return slice(n * first // N, n * (first + count) // N)
 
 
-def move(exchange: Exchange, N: int, n: int, segment: int) -> Move:
-    """Return what an exchange of one of N ranks means for a vector of n elements.
+def move(exchange: Exchange, N: int | Sequence[int], n: int, segment: int) -> Move:
+    """Return what an exchange of one of N ranks, or of ranks with such shares, means for a vector of n elements.
 
     A message has `segment` elements at the most. It is sent from where it lies, and received where it belongs, unless
     it is of several pieces, or to be added, or would be overwritten on its way: then it goes through the room.
@@ -67,10 +71,10 @@ def move(exchange: Exchange, N: int, n: int, segment: int) -> Move:
     return Move(to, tuple(sends), source, tuple(recvs), exchange.reduce, swaps, packed + scratch)
 
 
-def _pieces(which: Slices, N: int, n: int) -> tuple[slice, ...]:
+def _pieces(which: Slices, N: int | Sequence[int], n: int) -> tuple[slice, ...]:
     """Slices as elements; neighbours are joined."""
     joined: list[slice] = []
-    for number in as_slices(which).numbers(N):
+    for number in as_slices(which).numbers(N if isinstance(N, int) else len(N)):
         piece = span(number, 1, N, n)
         if joined and joined[-1].stop == piece.start:
             joined[-1] = slice(joined[-1].start, piece.stop)

@@ -24,8 +24,8 @@ def traffic(report: dict[str, Any]) -> "Figure":
         for what, colour in {**VERBS, **GROUPS}.items():
             axes.bar(at, sent.get(what, 0), 0.6, bottom, color=colour, linewidth=0)
             bottom += sent.get(what, 0)
-            if (should := formula.get(what)) is not None:
-                level += should
+            if what in formula:
+                level += formula[what]
                 axes.plot([at - 0.34, at + 0.34], [level, level], color="black", linewidth=1.4)
         axes.annotate(si(bottom), (at, bottom), (0, 3), textcoords="offset points", ha="center", fontsize=8)
     Psi = report["model"]["parameters"] * WIDTH[report["config"]["precision"]]
@@ -55,7 +55,7 @@ def traffic(report: dict[str, Any]) -> "Figure":
     return figure
 
 
-def _busiest(traffic: dict[str, Any]) -> tuple[dict[str, int], dict[str, int | None]]:
+def _busiest(traffic: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
     """What the rank that sends the most sends, by verb and by group of model-parallel ranks; and what it should."""
     step, groups = traffic["per_step"], traffic["model_parallel"]
     measured = [
@@ -63,8 +63,5 @@ def _busiest(traffic: dict[str, Any]) -> tuple[dict[str, int], dict[str, int | N
         for rank, verbs in enumerate(step["measured"])
     ]
     rank = max(range(len(measured)), key=lambda rank: sum(measured[rank].values()))
-    formula: dict[str, int | None] = dict(step["formula_per_rank"][rank])
-    for group, book in groups.items():
-        own = book["formula_per_rank"][rank]
-        formula[group] = own and sum(own.values())
-    return measured[rank], formula
+    totals = {group: sum(book["formula_per_rank"][rank].values()) for group, book in groups.items()}
+    return measured[rank], {**step["formula_per_rank"][rank], **totals}

@@ -49,6 +49,7 @@ def _grid(records: Records) -> dict[str, Any]:
         "tensor_parallel": grid.tensor,
         "data_parallel": grid.data,
         "pipeline": grid.pipeline,
+        "shares": [1] * grid.data if isinstance(grid.shares, int) else [*grid.shares],
         "ranks": [{"tensor": t, "data": d, "pipeline": p, "layers": [*grid.layers(p, n)]} for t, d, p in places],
     }
 
@@ -97,10 +98,10 @@ def _kept(config: Config) -> formulas.Kept:
 
 
 def _memory(records: Records, run: Run) -> dict[str, Any]:
-    config, L, D = records.config, records.widths, records.grid.data
+    config, L, grid = records.config, records.widths, records.grid
     at_rest = [
-        formulas.at_rest(run.stage, L, D, config.precision, config.optimizer, _place(records, rank))
-        for rank in range(records.world_size)
+        formulas.at_rest(run.stage, L, grid.shares, config.precision, config.optimizer, _place(records, rank), d)
+        for rank, (_, d, _) in enumerate(map(grid.place, range(grid.size)))
     ]
     memory = {
         "at_rest": {"measured": run.at_rest, "formula": max(at_rest, key=total), "formula_per_rank": at_rest},
@@ -131,8 +132,8 @@ def _activations(records: Records, run: Run) -> dict[str, Any]:
 
 # traffic -------------------------------------------------------------------------------------------------------------
 
-Sent = dict[str, int] | None
-"""Bytes by verb; None where no formula says so."""
+Sent = dict[str, int]
+"""Bytes by verb."""
 
 
 def _traffic(records: Records, run: Run) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _per_step(records: Records, run: Run, group: str) -> dict[str, Any]:
     """What each rank sends to a group in a step, by verb."""
     verbs = ("send",) if group == "pipeline" else VERBS
     formula = [_SENT[group](records, run, rank) for rank in range(records.world_size)]
-    formula = [sent and {verb: sent.get(verb, 0) for verb in verbs} for sent in formula]
+    formula = [{verb: sent.get(verb, 0) for verb in verbs} for sent in formula]
     return {
         "measured": [{verb: sent.get(verb, 0) for verb in verbs} for sent in run.sent_per_step[group]],
         "formula": max(formula, key=total),
@@ -175,24 +176,32 @@ def _collective(records: Records, N: int) -> formulas.Collective:
 
 def _among_data(records: Records, run: Run, rank: int) -> Sent:
     """What ZeRO sends in a step, or in one in which parameters are averaged."""
-    config, D = records.config, records.grid.data
+    config, N = records.config, records.grid.shares
     precision, k, every = _precision_sent(config), config.grad_accum, _kept(config).every
-    collective, d, place = _collective(records, D), records.grid.place(rank)[1], _place(records, rank)
-    sent = formulas.traffic(run.stage, records.widths, D, precision, config.bucket, k, collective, d, place, every)
+    collective, d, place = _collective(records, records.grid.data), records.grid.place(rank)[1], _place(records, rank)
+    sent = formulas.traffic(run.stage, records.widths, N, precision, config.bucket, k, collective, d, place, every)
     return dict.fromkeys(sent, 0) if _never_averaged(records, run) else sent
 
 
 def _messages(records: Records, run: Run, rank: int) -> int | None:
-    """How many messages a rank should send in a step; None where no formula says so."""
-    config, grid = records.config, records.grid
-    if config.collective == NATIVE or records.slices_sent is not None or grid.size > grid.data:
+    """How many messages a rank should send in a step; None where MPI's own collectives send them."""
+    config, grid, L, place, how = (
+        records.config,
+        records.grid,
+        records.widths,
+        _place(records, rank),
+        _kept(records.config),
+    )
+    if config.collective == NATIVE:
         return None
     if _never_averaged(records, run):
         return 0
-    collective, k, every = _collective(records, grid.data), config.grad_accum, _kept(config).every
-    precision = _precision_sent(config)
-    return formulas.messages(
-        run.stage, records.widths, grid.data, precision, config.bucket, k, collective, rank, every=every
+    w, k, precision = formulas.WIDTH[config.precision], config.grad_accum, _precision_sent(config)
+    collective, d = _collective(records, grid.data), grid.place(rank)[1]
+    return (
+        formulas.messages(run.stage, L, grid.shares, precision, config.bucket, k, collective, d, place, how.every)
+        + formulas.tensor_messages(L, _micro_rows(records, rank), w, _collective(records, place.T), place, how)
+        + formulas.pipeline_messages(k, place)
     )
 
 
@@ -237,11 +246,12 @@ _SENT = {"data": _among_data, "tensor": _among_tensor, "pipeline": _along_pipeli
 
 def _sync(records: Records, run: Run) -> dict[str, Any]:
     """How parameters were averaged, and what that sent in all, beside what averaging gradients would have sent."""
-    config, L, D, S = records.config, records.widths, records.grid.data, len(run.loss)
+    config, L, grid, S = records.config, records.widths, records.grid, len(run.loss)
+    D = grid.data
 
     def all_reduced(precision: str, rank: int) -> int:
         collective = _collective(records, D)
-        return total(formulas.traffic(0, L, D, precision, config.bucket, collective=collective, rank=rank))
+        return total(formulas.traffic(0, L, grid.shares, precision, config.bucket, collective=collective, rank=rank))
 
     each = [all_reduced(_precision_sent(config), rank) for rank in range(D)]
     return {

@@ -22,10 +22,8 @@ def binary(nbytes: float) -> str:
     return f"{nbytes:.4g} {unit}"
 
 
-def equation(counted: int, formula: int | None, equal: bool) -> str:
+def equation(counted: int, formula: int, equal: bool) -> str:
     """Bytes counted beside the formula's, 19 columns wide; `equal` says whether they are."""
-    if formula is None:
-        return si(counted)
     return f"{si(counted):>8} {'=' if equal else '≠'} {si(formula):<8}"
 
 

@@ -102,28 +102,27 @@ class MPITransport:
         """Wait for all ranks, as the MPI library does it; benchmarks start from here."""
         self._comm.Barrier()
 
-    def native(self, verb: str, vector: np.ndarray, out: np.ndarray | None = None) -> None:
-        """Do a verb on a vector of N slices by the MPI library's own collective.
+    def native(self, verb: str, vector: np.ndarray, counts: Sequence[int], out: np.ndarray | None = None) -> None:
+        """Do a verb on a vector of N slices, of so many elements each, by the MPI library's own collective.
 
         MPI sums float32, float64 and whole numbers. It knows no 16-bit floats: those travel as they are, and the
         library calls back here to add them. reduce_scatter puts the own slice into `out`, or else into the vector.
         """
         MPI, comm = self._MPI, self._comm
-        N, n, data = self.size, vector.size, _octets(vector)
+        n, data, equal = vector.size, _octets(vector), len(set(counts)) == 1
         datatype, add = self._type_and_sum(vector.dtype)
-        counts = [n * (rank + 1) // N - n * rank // N for rank in range(N)]
         if verb == "all_reduce":
             comm.Allreduce(MPI.IN_PLACE, [data, n, datatype], add)
-        elif verb == "all_gather" and n % N == 0:
-            comm.Allgather(MPI.IN_PLACE, [data, n // N, datatype])
+        elif verb == "all_gather" and equal:
+            comm.Allgather(MPI.IN_PLACE, [data, counts[0], datatype])
         elif verb == "all_gather":
             comm.Allgatherv(MPI.IN_PLACE, [data, counts, None, datatype])
         else:
-            own = n * self.rank // N
+            own = sum(counts[: self.rank])
             room = np.empty(counts[self.rank], vector.dtype) if out is None else out
             mine = [_octets(room), counts[self.rank], datatype]
-            if n % N == 0:
-                comm.Reduce_scatter_block([data, n // N, datatype], mine, add)
+            if equal:
+                comm.Reduce_scatter_block([data, counts[0], datatype], mine, add)
             else:
                 comm.Reduce_scatter([data, n, datatype], mine, counts, add)
             if out is None:
