@@ -49,9 +49,9 @@ def assert_books(records):
         traffic = run["traffic"]
         books = [run["memory"]["at_rest"], traffic["per_step"], *traffic["model_parallel"].values()]
         for book in books:
-            assert None not in book["formula_per_rank"]
             assert book["measured"] == book["formula_per_rank"]
         assert sum(traffic["sent"]) == sum(traffic["received"])
+        assert traffic["messages"] == traffic["messages_formula"]
     return report
 
 
@@ -124,21 +124,54 @@ def test_checkpointing_lowers_the_peak_and_computes_again():
 
 @pytest.mark.parametrize("collective", ["ring", "halving", "pairwise", "doubling", "bruck", "auto", "hierarchical:2"])
 def test_grids_with_every_algorithm(collective):
-    """Books equal the formulas, where there is one: none says which of unequal slices some algorithms send."""
-    settings = {"hidden": (8, 8, 8), "batch_size": 24, "precision": "fp16", "collective": collective}
-    records = train_on(8, data("classification"), tensor_parallel=4, bucket=50, **settings)
-    assert len({run.weights_sha256 for run in records.runs}) == 1
-    assert_books(records)
+    """Also of vectors that tensor-parallel ranks cannot cut equally, and with slices that are not to be equal."""
+    for hidden, slices in (((8, 8, 8), None), ((5, 9, 5), (1, 3))):
+        settings = {"hidden": hidden, "batch_size": 23, "precision": "fp16", "collective": collective}
+        records = train_on(8, data("classification"), tensor_parallel=4, bucket=50, slices=slices, **settings)
+        assert len({run.weights_sha256 for run in records.runs}) == 1
+        assert_books(records)
 
 
-def test_unequal_slices_without_a_formula_are_not_called_equal():
-    """Vectors of 5 or 25 numbers between two ranks: what Bruck's algorithm sends of them no formula says."""
-    settings = {"hidden": (5, 5), "batch_size": 10, "collective": "bruck", "tensor_parallel": 2}
-    records = train_on(4, data("classification"), **settings)
-    report = zerosim.build_report(records)
-    assert report["runs"][0]["traffic"]["model_parallel"]["tensor"]["formula"] is None
-    table = zerosim.format_report(report).split("Parts of the model")[1].split("Weights")[0]
-    assert table.count("=") == 1, "in the heading alone"
+@pytest.mark.parametrize(
+    ("N", "settings"),
+    [
+        (2, {"slices": (7, 1), "grad_accum": 2}),
+        (3, {"slices": (1, 2, 3), "bucket": 20}),
+        (4, {"slices": (4, 2, 2, 1), "clip_norm": 0.1}),
+        (6, {"slices": (5, 1), "tensor_parallel": 3}),
+        (6, {"slices": (1, 1, 4), "pipeline": 2, "grad_accum": 2}),
+        (3, {"slices": (2, 1, 1), "checkpoint_activations": True, "collective": "pairwise"}),
+    ],
+)
+def test_uneven_slices(tmp_path, one_rank, N, settings):
+    """One rank's mathematics, the same bits at every stage, and books that equal the formulas of unequal shares."""
+    file = tmp_path / "w.safetensors"
+    both = {**SETTINGS, "grad_accum": 1, "precision": "fp64", **settings}
+    records = train_on(N, data("regression"), save=str(file), **both)
+    train_on(
+        1,
+        data("regression"),
+        save=str(one := tmp_path / "one.safetensors"),
+        stages=(0,),
+        **SETTINGS | {"precision": "fp64", "clip_norm": settings.get("clip_norm")},
+    )
+    for name, value in read(one).items():
+        np.testing.assert_allclose(read(file)[name], value, rtol=0, atol=1e-12)
+    for precision, optimizer in (("fp16", "adam"), ("bf16", "momentum")):
+        records = train_on(N, data("classification"), **{**both, "precision": precision, "optimizer": optimizer})
+        hashes = [run.weights_sha256 for run in records.runs]
+        assert hashes[0] == hashes[1]
+        assert hashes[2] == hashes[3]
+        assert both["grad_accum"] > 1 or hashes[0] == hashes[2]
+        shares = assert_books(records)["grid"]["shares"]
+        assert shares == list(settings["slices"])
+        for stage, cls in ((1, "optimizer_states"), (2, "gradients"), (3, "parameters")):
+            held = records.runs[stage].at_rest
+            for rank, share in enumerate(shares):
+                whole, own = (
+                    sum(held[other][cls] for other in range(N) if records.grid.place(other)[1] == d) for d in (0, rank)
+                )
+                assert own * shares[0] == whole * share, "in proportion"
 
 
 @pytest.mark.parametrize("counts", [(1, 3), (3, 1), (2, 1, 1)])
@@ -195,6 +228,8 @@ def test_weights_from_a_file_fit_any_grid(tmp_path):
         (4, {"tensor_parallel": 4, "hidden": (3,)}, "layer of width 3"),
         (4, {"pipeline_layers": (1, 2), "hidden": (3,)}, "the model has 2"),
         (2, {"straggler": (2, 3.0)}, "there is no rank 2"),
+        (3, {"slices": (2, 1)}, "for 2 data-parallel ranks; there are 3"),
+        (4, {"slices": (2, 1, 1, 1), "tensor_parallel": 2}, "for 4 data-parallel ranks; there are 2"),
         (4, {"tensor_parallel": 4, "batch_size": 3, "grad_accum": 4}, "rows are too few for 1 ranks"),
     ],
 )
@@ -210,6 +245,9 @@ def test_what_does_not_fit_is_refused(N, settings, words):
         ({"pipeline": True}, "pipeline"),
         ({"pipeline_layers": (1, 0)}, "one layer at least"),
         ({"pipeline_layers": (1, 1), "pipeline": 3}, "pipeline is 3"),
+        ({"slices": (2, 0)}, "one part at least"),
+        ({"slices": ()}, "one part at least"),
+        ({"slices": "two,1"}, "whole numbers"),
         ({"partition_activations": True}, "give tensor_parallel too"),
         ({"checkpoint_activations": 0}, "checkpoint_activations"),
         ({"straggler": "1:0.5"}, "1 or more"),
@@ -230,6 +268,7 @@ def test_settings_that_cannot_be_are_refused(settings, words):
         (4, ["--tensor-parallel", 2, "--pipeline", 2, "--grad-accum", 4, "--stages", "0,3"]),
         (3, ["--tensor-parallel", 3, "--checkpoint-activations", "--partition-activations", "--cpu-checkpointing"]),
         (2, ["--pipeline-layers", "2,1", "--grad-accum", 2, "--straggler", "1:2", "--collective", "native"]),
+        (3, ["--slices", "3,1,2", "--stages", "1,3"]),
     ],
 )
 def test_grids_under_mpirun(tmp_path, n, words):
@@ -243,7 +282,14 @@ def test_grids_under_mpirun(tmp_path, n, words):
             assert book["measured"] == book["formula_per_rank"]
         assert run["traffic"]["sent_equals_received"]
     names = {file.name for file in (tmp_path / "zerosim-out").iterdir()}
-    assert ("waiting.png" in names) == ("--pipeline" in words or "--pipeline-layers" in words)
+    assert ("waiting.png" in names) == any(w in words for w in ("--pipeline", "--pipeline-layers", "--slices"))
+
+
+def test_the_recorded_step_is_one_that_updates():
+    """Of a run that begins with skipped steps, the timeline and the virtual clock have the first one that counts."""
+    records = train_on(2, small_data(scale=40.0), precision="fp16", steps=16, stages=(1,), lr=1e-4)
+    assert records.runs[0].skipped_steps > 2
+    assert all(work["updated"] > 0 for work in records.runs[0].work)
 
 
 # who waits for whom --------------------------------------------------------------------------------------------------

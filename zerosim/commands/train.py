@@ -48,6 +48,11 @@ def add(commands: Commands) -> None:
         help="greatest bucket, cut at multiples of the ranks; 0: one per layer (default)",
     )
     what.add_argument(
+        "--slices",
+        metavar="2,1,1",
+        help="parts of each bucket that each data-parallel rank owns (default: one each, equal slices)",
+    )
+    what.add_argument(
         "--tensor-parallel", type=int, metavar="T", help="cut each layer over T ranks, as Megatron-LM does (default: 1)"
     )
     what.add_argument(

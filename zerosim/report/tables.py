@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def format_report(report: dict[str, Any], width: int = 80) -> str:
     """Return the table and the lines below it as text, at most `width` columns wide."""
-    parts = (*_parts(report), *_waiting(report), *_verdicts(report), *_witnesses(report))
+    parts = (*_parts(report), *_shares(report), *_waiting(report), *_verdicts(report), *_witnesses(report))
     return console_text(_heading(report), _stages(report), *parts, width=width)
 
 
@@ -100,12 +100,34 @@ def _of(book: Any, ranks: list[int]) -> Any:
     return [book[rank] for rank in ranks] if isinstance(book, list) else book
 
 
+# unequal slices ------------------------------------------------------------------------------------------------------
+
+
+def _shares(report: dict[str, Any]) -> list[Any]:
+    """Of each data-parallel rank, where slices are unequal: its share, and what it holds and sends for that."""
+    run, shares = report["runs"][-1], report["grid"]["shares"]
+    if len(set(shares)) == 1:
+        return []
+    table = _table(gap=2)
+    for title in ("data\nrank", "\nowns"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for what in ("memory at rest", "sent per step"):
+        table.add_column(f"{what}\ncounted = formula", justify="center", no_wrap=True)
+    for d, share in enumerate(shares):
+        ranks = [rank for rank, place in enumerate(report["grid"]["ranks"]) if place["data"] == d]
+        books = (run["memory"]["at_rest"], run["traffic"]["per_step"])
+        cells = [equation(*fullest({k: _of(v, ranks) for k, v in book.items()})) for book in books]
+        table.add_row(str(d), f"{share} of {sum(shares)}", *cells)
+    return [f"Slices of unequal length at stage {run['stage']}, and what owning them takes:", table]
+
+
 # who waits for whom --------------------------------------------------------------------------------------------------
 
 
 def waits(report: dict[str, Any]) -> bool:
-    """Whether ranks wait for one another by design: on a pipeline, or for a straggler."""
-    return report["grid"]["pipeline"] > 1 or report["config"]["straggler"] is not None
+    """Whether ranks wait for one another by design: on a pipeline, for a straggler, or for longer slices."""
+    grid = report["grid"]
+    return grid["pipeline"] > 1 or report["config"]["straggler"] is not None or len(set(grid["shares"])) > 1
 
 
 def _waiting(report: dict[str, Any]) -> list[Any]:
@@ -270,7 +292,7 @@ def _pruning_lines(report: dict[str, Any]) -> list[str]:
     own, updates = run["pruning"], run["steps"] - run["skipped_steps"]
     done = "frozen" if own["mode"] == "freeze" else "set to 0"
     sent, formula, equal = fullest(own["traffic"])
-    each = f"{si(sent / max(1, updates))} {'=' if equal else '≠'} {si((formula or 0) / max(1, updates))}"
+    each = f"{si(sent / max(1, updates))} {'=' if equal else '≠'} {si(formula / max(1, updates))}"
     where = "" if report["identical_weights"] else f" at stage {run['stage']}"
     return [
         f"Pruning{where}: in each step the {own['pruned']['formula']} of {own['groups']} groups by {own['by']} with "
