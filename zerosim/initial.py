@@ -1,4 +1,4 @@
-"""Initial weights, drawn or read bucket by bucket, so that no rank ever holds more than it keeps and one bucket.
+"""Initial weights, drawn or read slice by slice, so that no rank ever holds more than it keeps and one slice.
 
 They depend on the seed and the layer alone, never on N, rank, stage or bucket.
 """
@@ -12,28 +12,35 @@ import numpy as np
 
 from zerosim.errors import InputError
 from zerosim.mlp import rectangles
-from zerosim.partition import Bucket
 from zerosim.rank import Rank
 from zerosim.weightfile import open_weights
 
 
-def weights(rank: Rank) -> Iterator[tuple[Bucket, np.ndarray]]:
-    """Yield (bucket, its full-precision weights, padded with zeros) in order; the array is lent until the next one.
+def fill(rank: Rank) -> None:
+    """Write the parameters that a rank holds, and the master weights if there are any; padding is left at 0.
 
     Weights are normal with variance 2 / inputs (He et al. 2015, arXiv:1502.01852, section 2.2) and biases 0, or they
     are read from the file of the setting `init`.
     """
-    largest = max(bucket.size for bucket in rank.layout.buckets())
-    with _source(rank) as fill, rank.ledger.borrow("buffers", largest, rank.precision.compute) as room:
+    vectors = [rank.parameters, *(rank.states[name] for name in rank.states if name == "master")]
+    full = [vector.size == rank.layout.padded for vector in vectors]
+    longest = max(cut.stop - cut.start for bucket in rank.layout.buckets() for cut in rank.layout.cuts(bucket))
+    with _source(rank) as source, rank.ledger.borrow("buffers", longest, rank.precision.compute) as room:
         for bucket in rank.layout.buckets():
-            values = room[: bucket.size]
-            fill(bucket.layer, bucket.start, values[: bucket.stop - bucket.start])
-            values[bucket.stop - bucket.start :] = 0
-            yield bucket, values
+            for cut in rank.layout.cuts(bucket) if any(full) else [bucket.part]:
+                start, stop = bucket.start + cut.start, min(bucket.start + cut.stop, bucket.stop)
+                values = room[: max(0, stop - start)]
+                if values.size:
+                    source(bucket.layer, start, values)
+                for vector, whole in zip(vectors, full, strict=True):
+                    if whole:
+                        vector[bucket.full][cut][: values.size] = values
+                    elif cut == bucket.part:
+                        vector[bucket.shard][: values.size] = values
 
 
 class _Fill:
-    """Fills elements `start` and on of what a rank holds of layer k; is called in the order of the elements."""
+    """Fills elements `start` and on of what a rank holds of layer k; it is called in the order of the elements."""
 
     def __init__(self, rank: Rank) -> None:
         self._parts = rank.model.parts

@@ -13,6 +13,7 @@ number is summed over the ranks in the same order at every stage.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Layout:
     def __init__(self, sizes: list[int], N: int | Sequence[int], rank: int, bucket: int = 0) -> None:
         shares = [1] * N if isinstance(N, int) else N
         self._parts, self._before, self._share = sum(shares), sum(shares[:rank]), shares[rank]
+        self._ends = [*accumulate(shares, initial=0)]
         self.parameters = sum(sizes)
         self._layers: list[slice] = []
         self._buckets: list[list[Bucket]] = []
@@ -90,6 +92,11 @@ class Layout:
     def layer_size(self, k: int) -> int:
         """Elements of layer `k`, padding included."""
         return self._layers[k].stop - self._layers[k].start
+
+    def cuts(self, bucket: Bucket) -> list[slice]:
+        """Where each rank's slice of a bucket lies in it."""
+        unit = bucket.size // self._parts
+        return [slice(unit * first, unit * last) for first, last in pairwise(self._ends)]
 
     def elements(self, where: slice, full: bool) -> Iterator[tuple[int, int, slice]]:
         """Yield (layer, its first element there, place) of each run of elements, without padding, in part of a vector.

@@ -13,10 +13,7 @@ def allocate(rank: Rank) -> None:
     rank.parameters = rank.zeros("parameters", layout.padded)
     rank.gradients = rank.zeros("gradients", layout.padded)
     rank.states = {name: rank.zeros("optimizer_states", layout.shard) for name in rank.optimizer.states}
-    for bucket, weights in initial.weights(rank):
-        rank.parameters[bucket.full] = weights
-        if rank.precision.mixed:
-            rank.states["master"][bucket.shard] = weights[bucket.part]
+    initial.fill(rank)
 
 
 def forward(rank: Rank, k: int, x: np.ndarray) -> np.ndarray:

@@ -17,10 +17,7 @@ def allocate(rank: Rank) -> None:
     rank.parameters = rank.zeros("parameters", layout.shard)
     rank.gradients = rank.zeros("gradients", layout.shard)
     rank.states = {name: rank.zeros("optimizer_states", layout.shard) for name in rank.optimizer.states}
-    for bucket, weights in initial.weights(rank):
-        rank.parameters[bucket.shard] = weights[bucket.part]
-        if rank.precision.mixed:
-            rank.states["master"][bucket.shard] = weights[bucket.part]
+    initial.fill(rank)
 
 
 @contextmanager
