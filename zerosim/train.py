@@ -32,7 +32,7 @@ from zerosim.schedule import outputs
 from zerosim.stages import STAGES, local
 from zerosim.transport import Transport, connect
 from zerosim.transport.watched import Entry
-from zerosim.weightfile import WeightWriter, check_writable, open_weights
+from zerosim.weightfile import check_writable, open_weights, weight_writer
 from zerosim.witness import WITNESSES, Witness
 
 Progress = Callable[[int, int, int, float], None]
@@ -573,7 +573,7 @@ def _hash_and_save(rank: Rank) -> str:
     with ExitStack() as stack:
         writer = None
         if rank.config.save is not None and rank.world.rank == 0:
-            writer = stack.enter_context(WeightWriter(rank.config.save, rank.model.widths, rank.precision.compute))
+            writer = stack.enter_context(weight_writer(rank.config.save, rank.model.widths, rank.precision.compute))
         for weights in rank.weights():
             digest.update(np.ascontiguousarray(weights, weights.dtype.newbyteorder("<")).data)
             if writer:

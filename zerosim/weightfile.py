@@ -1,8 +1,10 @@
 """Weights in safetensors files: `layers.0.weight` (outputs, inputs), `layers.0.bias` (outputs,), and so on."""
 
+import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -53,42 +55,67 @@ def open_weights(path: str, widths: list[int]) -> Iterator[Any]:
         yield file
 
 
-class WeightWriter:
-    """Writes a file of weights from chunks in the order of the parameters; it appears, whole, when the block ends.
+class TensorWriter:
+    """Writes a safetensors file from chunks in the order of its tensors; it appears, whole and on the disk, at the end.
 
-    The safetensors library writes only what is in memory at once, and here no rank may hold the whole model; so the
-    format's header (its length in 8 bytes, then JSON) is written here and the numbers follow as they come.
+    `tensors` are name, dtype and shape of each. `sha256` is that of the file, `nbytes` its length, when the `with` block
+    has ended. The safetensors library writes only what is in memory at once, and here no rank may hold the whole model;
+    so the format's header (its length in 8 bytes, then JSON) is written here and the numbers follow as they come.
     """
 
-    def __init__(self, path: str, widths: list[int], dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        tensors: Mapping[str, tuple[np.dtype, Sequence[int]]],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self._path = Path(path)
         self._aside = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
-        self._dtype = dtype.newbyteorder("<")
-        header: dict[str, Any] = {"__metadata__": {"format": "np"}}
+        header: dict[str, Any] = {"__metadata__": {"format": "np", **(metadata or {})}}
         offset = 0
-        for name, shape in shapes(widths).items():
-            end = offset + int(np.prod(shape)) * dtype.itemsize
-            header[name] = {"dtype": f"F{8 * dtype.itemsize}", "shape": shape, "data_offsets": [offset, end]}
+        for name, (dtype, shape) in tensors.items():
+            end = offset + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": f"F{8 * dtype.itemsize}", "shape": [*shape], "data_offsets": [offset, end]}
             offset = end
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._head = len(text).to_bytes(8, "little") + text
+        self._digest = hashlib.sha256()
+        self.nbytes = 0
 
-    def __enter__(self) -> "WeightWriter":
+    def __enter__(self) -> "TensorWriter":
         self._file = open(self._aside, "wb")
-        self._file.write(self._head)
+        self._put(self._head)
         return self
 
     def write(self, chunk: np.ndarray) -> None:
-        """Append the next parameters, padding left out."""
-        self._file.write(np.ascontiguousarray(chunk, self._dtype).data)
+        """Append the next numbers, of the dtype that the header says."""
+        self._put(np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data)
+
+    def _put(self, octets: bytes | memoryview) -> None:
+        self._file.write(octets)
+        self._digest.update(octets)
+        self.nbytes += len(octets)
+
+    @property
+    def sha256(self) -> str:
+        """In hexadecimal."""
+        return self._digest.hexdigest()
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        if error is None:
-            os.replace(self._aside, self._path)
-        else:
-            self._aside.unlink()
+        try:
+            if error is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                os.replace(self._aside, self._path)
+        finally:
+            self._file.close()
+            self._aside.unlink(missing_ok=True)
+
+
+def weight_writer(path: str | Path, widths: list[int], dtype: np.dtype) -> TensorWriter:
+    """Return the writer of a file of weights, which is given them in the order of the parameters."""
+    return TensorWriter(path, {name: (dtype, shape) for name, shape in shapes(widths).items()})
 
 
 def check_writable(path: str) -> None:
