@@ -9,7 +9,7 @@ import sys
 import zerosim
 from zerosim.commands import COMMANDS
 from zerosim.commands.common import Parser, unknown
-from zerosim.errors import Diverged, InputError
+from zerosim.errors import Failed, InputError
 from zerosim.transport.mpi import launched_rank, world
 from zerosim.witness import over_tcp
 
@@ -70,10 +70,10 @@ def main(argv: list[str] | None = None) -> int:
         place = f"{error.filename2 or error.filename}: " if error.filename else ""
         print(f"zerosim: {place}{error.strerror or error}", file=sys.stderr, flush=True)
         return 1
-    except (InputError, Diverged) as error:
+    except (InputError, Failed) as error:
         if first:
             print(f"zerosim: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if isinstance(error, InputError) else error.status
     return 0
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from zerosim.collectives import ALGORITHMS, NATIVE, VERBS, Algorithm, NotForN, find, prove
 from zerosim.collectives.moves import Message, Move, Pairs, move, span
-from zerosim.errors import InputError
+from zerosim.errors import Failed, InputError
 from zerosim.ledger import Ledger
 from zerosim.precision import add
 from zerosim.transport import Transport
@@ -213,21 +213,22 @@ class Comm:
         self.messages[CONTROL] += 1
 
     def agreed(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Return function(*args); but if it raises InputError on any rank, raise the first such error on every rank.
+        """Return function(*args); but if it raises InputError or Failed on any rank, raise the first on every rank.
 
         Any other exception ends all ranks: none of them would hear of it otherwise.
         """
         result, message = None, ""
         try:
             result = function(*args)
-        except InputError as error:
-            message = str(error)
+        except (InputError, Failed) as error:
+            message = f"{'Failed' if isinstance(error, Failed) else 'InputError'} {error}"
         except BaseException:
             self._transport.abort()
             raise
         for text in self.gather_bytes(message.encode()):
             if text:
-                raise InputError(text.decode())
+                kind, _, words = text.decode().partition(" ")
+                raise {"Failed": Failed, "InputError": InputError}[kind](words)
         return result
 
     @contextmanager

@@ -32,6 +32,8 @@ class Config:
     testing, else 0.2. `clip_norm` None does not clip, `target_loss` and `patience` None do not stop early,
     `prune_groups` None does not prune, else `prune_by` is "row" and `prune_mode` "freeze". `checkpoint_activations`
     True takes about the square root of the number of layers, but 2 at the least. `slices` None makes all slices equal.
+
+    With `checkpoint` one is written every `checkpoint_every` steps, None after each epoch; the last `keep` are kept.
     """
 
     stages: tuple[int, ...] = None  # type: ignore[assignment]
@@ -56,6 +58,10 @@ class Config:
     shuffle: bool = True
     init: str | None = None
     save: str | None = None
+    checkpoint: str | None = None
+    checkpoint_every: int | None = None
+    keep: int = 2
+    resume: str | None = None
     out: str = "zerosim-out"
     trace_memory: bool = False
     witness: tuple[str, ...] = ()
@@ -102,8 +108,18 @@ class Config:
         for width in self.hidden:
             if width < 1:
                 raise InputError(f"hidden: a layer of width {width} cannot be; every width must be 1 or more")
-        for name in ("batch_size", "grad_accum", "epochs", "steps", "patience", "tensor_parallel", "pipeline"):
-            _whole(name, getattr(self, name), 1, optional=name in ("epochs", "steps", "patience"))
+        for name in (
+            "batch_size",
+            "grad_accum",
+            "epochs",
+            "steps",
+            "patience",
+            "tensor_parallel",
+            "pipeline",
+            "keep",
+            "checkpoint_every",
+        ):
+            _whole(name, getattr(self, name), 1, optional=name in ("epochs", "steps", "patience", "checkpoint_every"))
         for name in ("bucket", "seed"):
             _whole(name, getattr(self, name), 0)
         if self.epochs is not None and self.steps is not None:
@@ -160,10 +176,11 @@ class Config:
                 raise InputError(f"{name}: {getattr(self, name)!r} must be true or false")
         for name, value in _pruning(self.prune_groups, self.prune_by, self.prune_mode).items():
             settle(name, value)
-        for name in ("data", "out", "init", "save"):
+        for name in ("data", "out", "init", "save", "checkpoint", "resume"):
             value = getattr(self, name)
-            if not ((isinstance(value, str) and value) or (value is None and name in ("init", "save"))):
+            if not ((isinstance(value, str) and value) or (value is None and name not in ("data", "out"))):
                 raise InputError(f"{name}: {value!r} must be the name of a file or folder")
+        self._check_checkpoint()
 
     def _check_sync(self) -> None:
         if self.sync == "gradients":
@@ -178,6 +195,19 @@ class Config:
             raise InputError("sync average: ranks with gradients of their own would prune other groups; leave one out")
         if self.tensor_parallel > 1 or self.pipeline > 1 or self.pipeline_layers:
             raise InputError("sync average: it is not for tensor_parallel or pipeline; leave them out")
+
+    def _check_checkpoint(self) -> None:
+        for name in ("checkpoint", "resume"):
+            if getattr(self, name) is None:
+                continue
+            if len(self.stages) > 1:
+                raise InputError(f"{name}: it is for one stage at a time; choose one, as with stage 2")
+            if self.sync == "average":
+                raise InputError(f"{name}: ranks that average parameters have states of their own; leave one out")
+        if self.checkpoint is None and self.checkpoint_every is not None:
+            raise InputError("checkpoint_every: it has no effect without checkpoint; give that too, or leave it out")
+        if self.resume is not None and self.init is not None:
+            raise InputError("init: the weights of a training that goes on are the checkpoint's; leave it out")
 
     def _settle_pipeline(self, counts: tuple[int, ...]) -> None:
         if not counts or min(counts) < 1:

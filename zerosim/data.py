@@ -6,6 +6,7 @@ see the same global batch.
 
 import csv
 import gzip
+import hashlib
 import math
 import struct
 import zipfile
@@ -40,6 +41,14 @@ class Dataset:
     def outputs(self) -> int:
         """Width of the model's last layer."""
         return len(self.classes) if self.classes is not None else self.y.shape[1]
+
+    def description(self) -> dict[str, Any]:
+        """Return what tells these rows from others: their number, and SHA-256 of x and y."""
+        digest = hashlib.sha256()
+        for array in (self.x, self.y):
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return {"rows": len(self.x), "sha256": digest.hexdigest()}
 
 
 def load(name: str) -> Dataset:

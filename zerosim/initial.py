@@ -3,13 +3,16 @@
 They depend on the seed and the layer alone, never on N, rank, stage or bucket.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import sqrt
 from typing import Any
 
 import numpy as np
 
+from zerosim.checkpoint.reader import open_checkpoint
+from zerosim.checkpoint.restore import read_part
 from zerosim.errors import InputError
 from zerosim.mlp import rectangles
 from zerosim.rank import Rank
@@ -20,7 +23,7 @@ def fill(rank: Rank) -> None:
     """Write the parameters that a rank holds, and the master weights if there are any; padding is left at 0.
 
     Weights are normal with variance 2 / inputs (He et al. 2015, arXiv:1502.01852, section 2.2) and biases 0, or they
-    are read from the file of the setting `init`.
+    are read from the file of the setting `init`, or from the checkpoint of `resume`.
     """
     vectors = [rank.parameters, *(rank.states[name] for name in rank.states if name == "master")]
     full = [vector.size == rank.layout.padded for vector in vectors]
@@ -126,7 +129,11 @@ class _Read(_Fill):
 
 
 @contextmanager
-def _source(rank: Rank) -> Iterator[_Fill]:
+def _source(rank: Rank) -> Iterator[Callable[[int, int, np.ndarray], None]]:
+    if rank.config.resume is not None:
+        with open_checkpoint(rank.config.resume) as checkpoint:
+            yield partial(read_part, rank, checkpoint, "parameters")
+        return
     if rank.config.init is None:
         with rank.ledger.borrow("buffers", max(rank.model.widths), rank.precision.compute) as row:
             yield _Draw(rank, row)

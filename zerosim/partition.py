@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -119,3 +121,8 @@ class Layout:
         if k is not None:
             return self._buckets[k]
         return [bucket for layer in self._buckets for bucket in layer]
+
+
+def without_padding(bucket: Bucket, own: np.ndarray) -> np.ndarray:
+    """Return what of a rank's slice of a bucket, or of its beginning, are elements of the layer."""
+    return own[: max(0, bucket.stop - bucket.start - bucket.part.start)]

@@ -8,6 +8,7 @@ and needs none.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -217,6 +218,14 @@ class LossScale:
         self.on = on
         self.value = 2.0**16 if on else 1.0
         self._good_steps = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what `resume` goes on from."""
+        return {"value": self.value, "good_steps": self._good_steps}
+
+    def resume(self, value: float, good_steps: int) -> None:
+        """Go on from another's `state`."""
+        self.value, self._good_steps = float(value), good_steps
 
     def update(self, overflowed: bool) -> None:
         """Take note of one step."""

@@ -44,7 +44,7 @@ from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.optim import Optimizer
 from zerosim.parallel import Part
-from zerosim.partition import Bucket
+from zerosim.partition import Bucket, without_padding
 from zerosim.precision import decode
 
 BOOK = "pruning"
@@ -243,6 +243,11 @@ class Pruner:
         self._without.append(without)
         self._latest = None
 
+    def resume(self, record: dict[str, Any]) -> None:
+        """Go on from what `record` returned."""
+        self._record, self._without = list(record["pruned"]), list(record["without_gradient"])
+        self._times[:] = record["times"]
+
     def record(self) -> dict[str, Any]:
         """Return what was done so far, in JSON types (README)."""
         return {
@@ -252,8 +257,3 @@ class Pruner:
             "without_gradient": self._without,
             "times": self._times.tolist(),
         }
-
-
-def without_padding(bucket: Bucket, own: np.ndarray) -> np.ndarray:
-    """Return what of a rank's slice of a bucket, or of its beginning, are elements of the layer."""
-    return own[: max(0, bucket.stop - bucket.start - bucket.part.start)]

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -87,6 +87,10 @@ class Rank:
         """Bytes moved in the current step, "to_host" and "from_host"."""
         self._recorder: Recorder | None = None
         self.pruner = self._pruner() if config.prune_groups is not None else None
+        self.signalled: Callable[[], int] = lambda: 0
+        """Returns the number of the signal that has asked this process to end, 0 if none has."""
+        self.ending = False
+        """Whether any rank was signalled by the time of the last `agree`."""
         self.phases: list[Phase] = []
         """The beginnings of the phases of the current step."""
 
@@ -206,9 +210,10 @@ class Rank:
         """Return the loss summed over the ranks, and the factor that undoes the loss scale and clips the gradient.
 
         The factor None says that all ranks skip this step; if not, it is the optimizer's next one.
-        One all-reduce of a few numbers does it. Where the norm is needed, each rank squares its own slices; their sum
-        is the square of the whole gradient's norm. If any number on any rank has overflowed, that sum is not finite on
-        all of them, and where no norm is needed, an inf says so. Clipping is PyTorch's clip_grad_norm_.
+        One all-reduce of a few numbers does it, which also tells all ranks if one of them is `signalled`. Where the
+        norm is needed, each rank squares its own slices; their sum is the square of the whole gradient's norm. If any
+        number on any rank has overflowed, that sum is not finite on all of them, and where no norm is needed, an inf
+        says so. Clipping is PyTorch's clip_grad_norm_.
 
         With `alone` the gradient has not been reduced: each rank has a norm and a factor of its own, for N times its
         part of the mean over the global batch; a step is skipped by all ranks all the same.
@@ -221,7 +226,8 @@ class Rank:
             squares = sum(sum_of_squares(gradient, self.precision.compute, self.ledger) for gradient in slices)
         elif self.loss_scale.on and not all(finite(gradient, self.ledger) for gradient in slices):
             squares = math.inf
-        loss, everyone = self.sum([loss], squares)
+        loss, everyone, asked = self.sum([loss], squares, float(self.signalled() != 0))
+        self.ending = asked > 0
         if not alone:
             squares = everyone
         overflowed = self.loss_scale.on and not math.isfinite(everyone)

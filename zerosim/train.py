@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import signal
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -16,16 +17,19 @@ from typing import Any
 import numpy as np
 
 from zerosim.blas import one_thread
+from zerosim.checkpoint import Checkpoints, open_checkpoint, restore
+from zerosim.checkpoint.manifest import check_same
 from zerosim.collectives import VERBS, Algorithm
 from zerosim.comm import CONTROL, Comm, chosen, open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
-from zerosim.errors import Diverged, InputError
+from zerosim.errors import Diverged, Failed, InputError, Interrupted
 from zerosim.heap import give_back, keep
 from zerosim.ledger import CLASSES, Event, Ledger
 from zerosim.parallel import GROUPS, Grid, parts
+from zerosim.partition import without_padding
 from zerosim.precision import precision
-from zerosim.pruning import BOOK, Groups, without_padding
+from zerosim.pruning import BOOK, Groups
 from zerosim.rank import Phase, Rank
 from zerosim.room import check_states
 from zerosim.schedule import outputs
@@ -47,11 +51,15 @@ class Run:
     loss: list[float | None] = field(default_factory=list)
     """Mean over the global batch, a number per step; None where it was not finite (an overflow)."""
     epochs: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = "steps"
+    stopped: str = ""
     """Which setting ended the training: "epochs", "steps", "target_loss" or "patience"."""
     drifts: list[tuple[float, float]] = field(default_factory=list)
     """At each averaging of parameters: the greatest distance of a rank's parameter from the mean, and the root mean
     square over the ranks of the distance of all their parameters."""
+    resumed: dict[str, Any] | None = None
+    """The checkpoint that the run went on from: "folder", "step" and "stage"; None if it began anew."""
+    checkpoints: list[list[dict[str, Any]]] = field(default_factory=list)
+    """What each rank wrote in each: "step", "seconds", and "tensors" and "file" in bytes."""
     averaging: list[int] = field(default_factory=list)
     """Per rank: bytes sent in the whole run to average parameters."""
     skipped_steps: int = 0
@@ -116,38 +124,58 @@ class Records:
         return self.config.grid(self.world_size)
 
 
-def train(config: Config, comm: Any = None, data: Dataset | None = None, progress: Progress | None = None) -> Records:
+Signalled = Callable[[], int]
+"""Returns the number of the signal that has asked for the end, 0 if none has."""
+
+
+def train(
+    config: Config,
+    comm: Any = None,
+    data: Dataset | None = None,
+    progress: Progress | None = None,
+    signalled: Signalled | None = None,
+) -> Records:
     """Train at each of `config.stages`, one after the other, and return what was counted, the same on every rank.
 
     `comm` is what `run_threads` hands to its function, or an mpi4py communicator; None is a world of one rank. `data`
     takes the place of `config.data`. Raises InputError, on all ranks together, if the data or a file does not fit the
-    settings, and Diverged if the loss is no longer finite. If a single rank raises anything, the others are ended:
-    under MPI with its traceback and MPI_Abort, in `run_threads` by an exception in the caller.
+    settings, Diverged if the loss is no longer finite, Failed if a checkpoint cannot be written, Interrupted if one is
+    `signalled` to end. If a single rank raises anything, the others are ended: under MPI with its traceback and
+    MPI_Abort, in `run_threads` by an exception in the caller.
     """
     transport = connect(comm)
     if transport.backend == "mpi":
         keep()
     try:
         with one_thread() if transport.backend == "mpi" else nullcontext():
-            return _train(transport, config, data, progress)
-    except (InputError, Diverged):
+            return _train(transport, config, data, progress, signalled)
+    except (InputError, Failed):
         raise
     except BaseException:
         transport.abort()
         raise
 
 
-def _train(transport: Transport, config: Config, data: Dataset | None, progress: Progress | None) -> Records:
+def _train(
+    transport: Transport,
+    config: Config,
+    data: Dataset | None,
+    progress: Progress | None,
+    signalled: Signalled | None,
+) -> Records:
     outside = Comm(transport, Ledger())
     data, collective = outside.agreed(_prepare, config, data, transport)
     rows = split(data, config.test_fraction, config.seed)
     if config.test_fraction is None:
         config = dataclasses.replace(config, test_fraction=data.own_test / len(data.x) or 0.2)
+    if config.resume is not None:
+        config = outside.agreed(_resume, config, data, transport)
     runs: list[Run] = []
     reference: list[np.ndarray] = []
     for stage in config.stages:
         with np.errstate(over="ignore", invalid="ignore"):
             rank = Rank(transport, config, data, collective)
+            rank.signalled = signalled or rank.signalled
             runs.append(_run_stage(stage, rank, outside, rows, progress if transport.rank == 0 else None))
             if config.grad_accum > 1 or rank.comm.modelled:
                 reference = reference or [own.copy() for own in rank.own_weights()]
@@ -232,6 +260,15 @@ def _grid(config: Config, size: int) -> Grid:
     return grid
 
 
+def _resume(config: Config, data: Dataset, transport: Transport) -> Config:
+    """Look at the whole checkpoint before anything is trained, each rank at its part, and return which one it is."""
+    assert config.resume is not None
+    checkpoint = open_checkpoint(config.resume)
+    check_same(checkpoint.manifest, config, data.description(), f"resume {checkpoint.folder}")
+    checkpoint.verify(range(transport.rank, checkpoint.manifest.grid.size, transport.size))
+    return dataclasses.replace(config, resume=str(checkpoint.folder))
+
+
 def _check_parts(config: Config, widths: list[int], size: int) -> None:
     """Raise InputError if a rank would have no layer, or nothing of one, or if there is no such rank."""
     n, T, P = len(widths) - 1, config.tensor_parallel, config.pipeline
@@ -268,11 +305,14 @@ def _run_stage(
             stack.callback(witness.close)
         _let_look(witnesses, "before_allocation", outside)
         outside.agreed(stage.allocate, rank)
+        taken_up = _take_up(run, rank)
+        saver = Checkpoints(rank, number, rank.data.description()) if config.checkpoint is not None else None
         give_back()
         _let_look(witnesses, "after_allocation", outside)
         before = outside.sent.total(), outside.received
         watch = _Watch(rank, list(witnesses.values()))
-        _train_and_evaluate(run, stage, rank, watch, rows, progress)
+        watch.updates = taken_up
+        _train_and_evaluate(run, stage, rank, watch, rows, progress, saver)
         if rank.apart:
             local.average(rank)
         run.drifts = rank.drifts
@@ -311,6 +351,7 @@ def _run_stage(
     run.sent_per_step = {group: [own[group] for own in sent_per_step] for group in GROUPS}
     run.witnesses = {name: [rank_[name] for rank_ in columns[-1]] for name in testimony}
     run.pruning = _pruning(rank, outside)
+    run.checkpoints = _gather(outside, saver.written) if saver else []
     run.seconds, run.timeline = _gather(outside, [watch.medians(), watch.timeline])[0]
     return run
 
@@ -333,25 +374,63 @@ def _train_and_evaluate(
     watch: "_Watch",
     rows: tuple[np.ndarray, np.ndarray],
     progress: Progress | None,
+    saver: Checkpoints | None,
 ) -> None:
     config = rank.config
     per_epoch = len(rows[0]) // config.batch_size
     steps = config.steps or (config.epochs or 0) * per_epoch
-    while len(run.loss) < steps:
-        epoch = len(run.epochs) + 1
-        shuffled = batches(rows[0], config.batch_size, epoch, config.seed, config.shuffle)
-        for batch in shuffled[: steps - len(run.loss)]:
+    every = config.checkpoint_every or per_epoch
+
+    def save(last: bool) -> None:
+        """Write a checkpoint if one is due; end if a signal has asked for it."""
+        done = len(run.loss)
+        written = None
+        if saver and (last or rank.ending or done % every == 0):
+            whole = run.epochs[: done // per_epoch]  # the last one may have been cut short
+            history = {"loss": run.loss, "epochs": whole, "updates": watch.updates, "batch": done % per_epoch}
+            written = saver.save(done, history)
+        if rank.ending and not last:
+            rest = f"; --resume {written} goes on" if written else "; nothing was saved, for no --checkpoint was given"
+            number = rank.signalled() or signal.SIGTERM  # if another rank alone has been told
+            name = signal.Signals(number).name
+            raise Interrupted(f"{name} has ended the run after step {done} of {steps}{rest}", number)
+
+    if len(run.loss) >= steps or _over(config, run):
+        raise InputError(
+            f"resume {config.resume}: the training is over after {len(run.loss)} steps; ask for more of them"
+        )
+    while not run.stopped:
+        epoch, begin = len(run.epochs) + 1, len(run.epochs) * per_epoch
+        shuffled = batches(rows[0], config.batch_size, epoch, config.seed, config.shuffle)[: steps - begin]
+        for number, batch in enumerate(shuffled[len(run.loss) - begin :], len(run.loss) - begin + 1):
             loss = watch.step(stage, batch) / config.batch_size
             _check_loss(rank, loss, run.stage, len(run.loss) + 1)
             run.loss.append(loss if math.isfinite(loss) else None)
             if progress:
                 progress(run.stage, len(run.loss), steps, loss)
-        run.epochs.append(_epoch(epoch, run.loss[(epoch - 1) * per_epoch :], rank, stage, rows))
+            if number < len(shuffled):
+                save(last=False)
+        run.epochs.append(_epoch(epoch, run.loss[begin:], rank, stage, rows))
         give_back()
-        if early := _enough(config, [epoch["train_loss"] for epoch in run.epochs]):
-            run.stopped = early
-            return
-    run.stopped = "steps" if config.steps else "epochs"
+        run.stopped = _over(config, run) or ("" if len(run.loss) < steps else "steps" if config.steps else "epochs")
+        save(last=bool(run.stopped))
+
+
+def _take_up(run: Run, rank: Rank) -> int:
+    """Go on from the checkpoint, if there is one; return how many steps have updated the weights so far."""
+    if rank.config.resume is None:
+        return 0
+    checkpoint = open_checkpoint(rank.config.resume)
+    restore(rank, checkpoint)
+    state = checkpoint.manifest.state
+    run.loss, run.epochs = list(state["loss"]), list(state["epochs"])
+    run.resumed = {"folder": rank.config.resume, "step": checkpoint.manifest.step, "stage": checkpoint.manifest.stage}
+    return state["updates"]
+
+
+def _over(config: Config, run: Run) -> str:
+    """Return which setting ends the training after an epoch; "": none does."""
+    return (run.epochs and _enough(config, [epoch["train_loss"] for epoch in run.epochs])) or ""
 
 
 def _enough(config: Config, losses: list[float | None]) -> str | None:

@@ -56,11 +56,12 @@ def open_weights(path: str, widths: list[int]) -> Iterator[Any]:
 
 
 class TensorWriter:
-    """Writes a safetensors file from chunks in the order of its tensors; it appears, whole and on the disk, at the end.
+    """Writes a safetensors file from chunks in the order of its tensors; at the end it appears, whole, on the disk.
 
-    `tensors` are name, dtype and shape of each. `sha256` is that of the file, `nbytes` its length, when the `with` block
-    has ended. The safetensors library writes only what is in memory at once, and here no rank may hold the whole model;
-    so the format's header (its length in 8 bytes, then JSON) is written here and the numbers follow as they come.
+    `tensors` are name, dtype and shape of each. `sha256` is that of the file, `nbytes` its length, when the `with`
+    block has ended. The safetensors library writes only what is in memory at once, and here no rank may hold the whole
+    model; so the format's header (its length in 8 bytes, then JSON) is written here and the numbers follow as they
+    come.
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class TensorWriter:
                 os.fsync(self._file.fileno())
                 os.replace(self._aside, self._path)
         finally:
-            self._file.close()
-            self._aside.unlink(missing_ok=True)
+            try:
+                self._file.close()
+            finally:
+                self._aside.unlink(missing_ok=True)
 
 
 def weight_writer(path: str | Path, widths: list[int], dtype: np.dtype) -> TensorWriter:

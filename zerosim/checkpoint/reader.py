@@ -1,0 +1,138 @@
+"""Reading a checkpoint: looked at in full before anything is trained, then read element by element as needed."""
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from zerosim.checkpoint.manifest import MANIFEST, checkpoints, read_manifest
+from zerosim.checkpoint.shards import Index, first_elements
+from zerosim.config import FIELDS, Config
+from zerosim.errors import InputError
+from zerosim.precision import precision
+
+_BLOCK = 1 << 20
+"""Bytes that are hashed at a time."""
+
+_CHUNK = 1 << 16
+"""Elements that are read at a time."""
+
+
+class Checkpoint:
+    """One checkpoint on the disk. Raises InputError if its files are not those of its manifest.
+
+    `verify` reads all of them. In a `with` block shards are open, and `read` takes elements from them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.manifest = folder, read_manifest(folder)
+        own = self.manifest
+        self.dtype = precision(own.precision).compute
+        """Of all tensors."""
+        for shard in own.shards:
+            self._check_file(folder / shard.file, shard.bytes)
+        self.first = first_elements(own.widths)
+        """The number of each layer's first element, and the number of elements in all."""
+        least = self.first[-1] * len(own.tensors) * self.dtype.itemsize
+        if sum(shard.bytes for shard in own.shards) < least:
+            raise InputError(f"checkpoint {folder / MANIFEST}: its shards are too short for the model")
+        self._index = Index(own.widths, own.grid, own.bucket)
+
+    def _check_file(self, path: Path, nbytes: int) -> None:
+        if path.is_symlink() or not path.is_file():
+            raise InputError(f"checkpoint {path}: there is no such file" if not path.exists() else f"{path}: no file")
+        if (there := path.stat().st_size) != nbytes:
+            raise InputError(f"checkpoint {path}: it has {there} bytes; the manifest says {nbytes}")
+
+    def verify(self, ranks: range | None = None) -> None:
+        """Read shards (all, if None) and raise InputError for the first that is not what was written."""
+        from safetensors import SafetensorError, safe_open
+
+        own = self.manifest
+        for rank in range(own.grid.size) if ranks is None else ranks:
+            path = self.folder / own.shards[rank].file
+            try:
+                if _sha256(path) != own.shards[rank].sha256:
+                    raise InputError(f"checkpoint {path}: its SHA-256 is not the manifest's: it was changed or damaged")
+                with safe_open(path, framework="numpy") as file:
+                    self._check_tensors(path, file, rank)
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"checkpoint {path}: cannot be read ({' '.join(str(error).split())})") from None
+
+    def _check_tensors(self, path: Path, file: Any, rank: int) -> None:
+        own, metadata = self.manifest, file.metadata() or {}
+        if (metadata.get("run"), metadata.get("step")) != (own.run, str(own.step)):
+            raise InputError(f"checkpoint {path}: it belongs to another run or step than the manifest")
+        for name in own.tensors:
+            part = file.get_slice(name) if name in file.keys() else None  # noqa: SIM118
+            expected = ([self._index.sizes[rank]], f"F{8 * self.dtype.itemsize}")
+            if part is None or (part.get_shape(), part.get_dtype()) != expected:
+                raise InputError(f"checkpoint {path}: {name} is not {expected[0][0]} numbers of {self.dtype}")
+
+    def __enter__(self) -> "Checkpoint":
+        self._stack, self._open = ExitStack(), dict[int, dict[str, Any]]()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.clear()
+        self._stack.close()
+
+    def read(self, name: str, start: int, out: np.ndarray) -> None:
+        """Fill `out`, (n,), with elements of a tensor, from number `start` of the model on.
+
+        They go through the library's own memory, no more than _CHUNK at a time.
+        """
+        for at in range(0, out.size, _CHUNK):
+            part = out[at : at + _CHUNK]
+            for shard, where, there in self._index.find(start + at, part.size):
+                part[there] = self._tensor(shard, name)[where]
+
+    def _tensor(self, shard: int, name: str) -> Any:
+        if shard not in self._open:
+            from safetensors import safe_open
+
+            file = safe_open(self.folder / self.manifest.shards[shard].file, framework="numpy")
+            self._stack.enter_context(file)
+            self._open[shard] = {name: file.get_slice(name) for name in self.manifest.tensors}
+        return self._open[shard][name]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_checkpoint(name: str) -> Checkpoint:
+    """Return a checkpoint by its folder, or the newest in a folder of several. Raises InputError if there is none."""
+    folder = Path(name)
+    if (folder / MANIFEST).is_file():
+        return Checkpoint(folder.resolve())
+    found = checkpoints(folder)
+    if not found:
+        kind = "holds no checkpoint (step-…)" if folder.is_dir() else "there is no such folder"
+        raise InputError(f"checkpoint {name}: {kind}")
+    try:
+        return Checkpoint(found[-1])
+    except InputError as error:
+        older = f"; the one before it is {found[-2]}" if len(found) > 1 else ""
+        raise InputError(f"{error}{older}") from None
+
+
+def resumed(name: str, **changes: Any) -> Config:
+    """Return the settings with which the training of a checkpoint goes on, with `changes`. Raises InputError."""
+    manifest = open_checkpoint(name).manifest
+    settings = {key: value for key, value in manifest.config.items() if key in FIELDS}
+    if unknown := manifest.config.keys() - settings.keys():
+        raise InputError(f"checkpoint {name}: the setting {min(unknown)} in its manifest is not known")
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if changes.get(one) is not None:
+            settings[other] = None
+    if "pipeline" in changes and "pipeline_layers" not in changes:
+        settings["pipeline_layers"] = None
+    return Config(**{**settings, "init": None, **changes, "resume": name})
