@@ -28,6 +28,8 @@ SIZES = (1, 2, 3, 4, 8)
 """Numbers of ranks that an experiment about their number tries, beside the lab's own."""
 ROWS = 4
 """Rows per rank and micro-step."""
+COURSE: dict[str, Any] = {"steps": 20, "lr": 0.01}
+"""Settings of a training that is long enough to come some way."""
 
 R = TypeVar("R")
 
