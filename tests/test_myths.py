@@ -5,6 +5,7 @@ import json
 import warnings
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from conftest import run_zerosim
 from test_cli import assert_one_line
 
 from zerosim import formulas, myths
+from zerosim.__main__ import main
 from zerosim.errors import InputError
 from zerosim.myths.claims import either, settle, threshold
 from zerosim.pruning import Pruner
@@ -365,7 +367,21 @@ def test_report_and_table():
     assert "…" not in text
 
 
-def test_command(tmp_path):
+@pytest.fixture
+def typed(monkeypatch, capsys, tmp_path):
+    """Type a command in an empty folder; it runs within this process, and what it prints is returned as a process's."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        capsys.readouterr()
+        status = main([*map(str, words)])
+        printed = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=printed.out, stderr=printed.err)
+
+    return run
+
+
+def test_command(typed, tmp_path):
     done = run_zerosim(0, "myths", "bytes", "three-psi", "--ranks", 3, "--seed", 1, "--out", "o", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 Psi means 2 Psi" in done.stdout
@@ -373,9 +389,9 @@ def test_command(tmp_path):
     assert "(1 of 2)" in done.stderr
     written = json.loads((tmp_path / "o" / "myths.json").read_text())
     assert written["claims"] == [found(3, 1, "bytes"), found(3, 1, "three-psi")]
-    done = run_zerosim(0, "myths", "bytes", "--json", cwd=tmp_path)
+    done = typed("myths", "bytes", "--json")
     assert json.loads(done.stdout)["claims"] == [found(4, 0, "bytes")]
-    done = run_zerosim(0, "myths", "--list", cwd=tmp_path)
+    done = typed("myths", "--list")
     assert all(claim.text.split()[0] in done.stdout and name in done.stdout for name, claim in myths.CLAIMS.items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
 
@@ -411,8 +427,8 @@ def test_under_mpi_the_same(tmp_path):
         (["--out", "/dev/null/x", "bytes"], ["out", "cannot write"]),
     ],
 )
-def test_bad_input(words, said, tmp_path):
-    assert_one_line(run_zerosim(0, "myths", *words, cwd=tmp_path), said)
+def test_bad_input(words, said, typed):
+    assert_one_line(typed("myths", *words), said)
 
 
 def test_bad_input_under_mpi(tmp_path):
