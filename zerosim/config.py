@@ -187,6 +187,11 @@ class Config:
         return Grid(size, self.tensor_parallel, self.pipeline, self.pipeline_layers)
 
     @property
+    def waits(self) -> bool:
+        """Whether ranks wait for one another by design: on a pipeline, or for a straggler."""
+        return self.pipeline > 1 or self.straggler is not None
+
+    @property
     def witnesses(self) -> tuple[str, ...]:
         """The witnesses that are called, by name; to trace memory is to call the interpreter."""
         return tuple(dict.fromkeys((*(("interpreter",) if self.trace_memory else ()), *self.witness)))
