@@ -337,3 +337,17 @@ def test_a_step_is_replayed_where_ranks_wait_by_design():
     plain = zerosim.build_report(train_on(2, stages=(0,)))
     assert plain["runs"][0]["time"]["virtual"] is None
     assert figures.waiting(plain) is None
+
+
+def test_a_cluster_of_ones_own_is_read_once(tmp_path):
+    """When the settings are made: what becomes of the file during a training is all one."""
+    file = tmp_path / "slow.json"
+    values = {k: v for k, v in link(bandwidth=1.0).asdict().items() if k not in ("name", "source")}
+    file.write_text(json.dumps(values))
+    config = zerosim.Config(stages=(0,), hidden=(7,), batch_size=16, steps=1, straggler=(1, 1.0), cluster=str(file))
+    file.unlink()
+    records = zerosim.run_threads(2, lambda comm: zerosim.train(config, comm, data=small_data()))[0]
+    report = zerosim.build_report(records)
+    virtual = report["runs"][0]["time"]["virtual"]
+    assert report["config"]["cluster"] == virtual["cluster"] == str(file)
+    assert virtual["seconds_per_step"] > 60, "a byte takes a second"

@@ -6,7 +6,6 @@ from typing import Any
 
 import zerosim
 from zerosim import formulas
-from zerosim.cluster import find as find_cluster
 from zerosim.collectives import AUTO, NATIVE, VERBS
 from zerosim.collectives.auto import choice
 from zerosim.config import Config
@@ -310,7 +309,7 @@ def _virtual(records: Records, run: Run) -> dict[str, Any] | None:
     if not run.recorded:
         return None
     last = run is records.runs[-1]
-    cluster, straggler = find_cluster(records.config.cluster), records.config.straggler
+    cluster, straggler = records.config.cluster, records.config.straggler
     operation, update = (
         sum(own[seconds] for own in run.work) / max(1, sum(own[count] for own in run.work))
         for seconds, count in (("compute", "operations"), ("update", "updated"))
