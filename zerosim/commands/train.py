@@ -72,7 +72,9 @@ def add(commands: Commands) -> None:
         help="make one rank slower: it sleeps between its messages, and its virtual clock runs slower too",
     )
     what.add_argument(
-        "--cluster", metavar="NAME|FILE.json", help="whose network the virtual clock has (default: dgx-a100)"
+        "--cluster",
+        metavar="NAME|FILE.json",
+        help="whose network the virtual clock of a straggler or a pipeline has (default: dgx-a100)",
     )
     what.add_argument(
         "--trace-memory",
