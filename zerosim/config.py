@@ -224,8 +224,8 @@ class Config:
             )
         mode = "freeze" if mode is None else mode
         _one_of("prune_mode", mode, ("freeze", "zero"))
-        for name, value in (("prune_groups", quantile), ("prune_by", by), ("prune_mode", mode)):
-            self._settle(name, value)
+        for name, own in (("prune_groups", quantile), ("prune_by", by), ("prune_mode", mode)):
+            self._settle(name, own)
 
     def _check_sync(self) -> None:
         _one_of("sync", self.sync, SYNCS)
