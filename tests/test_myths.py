@@ -5,6 +5,7 @@ import json
 import warnings
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from conftest import run_zerosim
 from test_cli import assert_one_line
 
 from zerosim import formulas, myths
+from zerosim.__main__ import main
 from zerosim.errors import InputError
 from zerosim.myths.claims import either, settle, threshold
-from zerosim.stages import zero1, zero2
+from zerosim.pruning import Pruner
+from zerosim.stages import zero1, zero2, zero3
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "08_myths.ipynb"
 WORLDS = [(2, 5), (3, 1), (4, 0), (8, 2)]
@@ -29,6 +32,9 @@ EXPECTED = {
     "clipping": "false",
     "forgotten-n": "only if the optimizer is sgd or momentum",
     "model-parallel": "false",
+    "larger-batch": "only if it is tensor parallelism or a pipeline",
+    "pruning-free": "only if it is counted in memory at rest",
+    "pruning-saves": "false",
     "n-times": "only if counted at stage 3, at rest",
     "fp16": "false",
     "larger-world": "only if the smallest layer has at least 250 parameters",
@@ -97,6 +103,9 @@ def test_every_gradient_is_counted():
     assert all(
         own == {"all": prunes["gradients"], "smallest": prunes["smallest"]} for own in prunes["reached"].values()
     )
+    asked = prunes["reached_if_half_is_pruned"]
+    assert 0 < asked["all"] <= formulas.parameters([64, 24, 10]) / 2
+    assert asked["smallest"] == 0
 
 
 def test_averaging_of_momentum_is_linear():
@@ -111,11 +120,50 @@ def test_averaging_of_momentum_is_linear():
     assert every["4"]["difference"] > 1e-6 * every["4"]["move"]
 
 
-def test_rows_and_products_of_stage_3():
-    ranks = found(3, 1, "model-parallel")["numbers"]["ranks"]
-    rows = [own["rows_by_layer"]["0"] for own in ranks]
-    assert rows == [11, 11, 10]
-    assert [own["products"] for own in ranks] == [n * (64 * 24 + 24 * 24 + 24 * 10) for n in rows]
+def test_rows_and_products_of_each_system():
+    """At stage 3 each rank's rows go through all layers; in the other systems all rows through a part of the model."""
+    numbers = found(3, 1, "model-parallel")["numbers"]
+    whole = 64 * 24 + 24 * 24 + 24 * 24 + 24 * 10
+    assert (numbers["rows"], numbers["weights"]) == (32, whole)
+    stage3, tensor, pipeline = numbers["systems"].values()
+    assert [own["rows_by_layer"] for own in stage3] == [dict.fromkeys("0123", rows) for rows in (11, 11, 10)]
+    assert [own["products"] for own in stage3] == [rows * whole for rows in (11, 11, 10)]
+    assert [own["rows_by_layer"] for own in tensor] == [dict.fromkeys("0123", 32)] * 3
+    assert [own["products"] for own in tensor] == [32 * whole // 3] * 3
+    assert [[*own["rows_by_layer"].items()] for own in pipeline] == [[("0", 32)], [("1", 32)], [("2", 32), ("3", 32)]]
+    assert [own["products"] for own in pipeline] == [32 * 64 * 24, 32 * 24 * 24, 32 * (24 * 24 + 24 * 10)]
+
+
+@pytest.mark.parametrize(("N", "seed"), WORLDS)
+def test_what_travels_is_the_formulas(N, seed):
+    for system, by_change in found(N, seed, "larger-batch")["numbers"]["systems"].items():
+        for (rows, width), own in zip([(1, 24), (2, 24), (1, 48)], by_change.values(), strict=True):
+            L, B = [64, *[width] * (N - 1 + N % 2), 10], 32 * rows
+            T, P = N if system == "tensor parallelism" else 1, N if system == "a pipeline" else 1
+            places = [formulas.Place(T, rank % T, P, rank % P) for rank in range(N)]
+            stage3 = T == P == 1
+            data = sum(formulas.traffic(3, L, N, "fp32").values()) if stage3 else 0
+            tensor = max(sum(formulas.tensor_traffic(L, [B], 4, "ring", place).values()) for place in places)
+            pipeline = max(formulas.pipeline_traffic(L, [B], 4, place)["send"] for place in places)
+            assert own["sent"] == {"data": data, "tensor": tensor, "pipeline": pipeline}
+            mine = formulas.micro_rows(B, N if stage3 else 1, 0)
+            assert own["activations"] == max(formulas.activations_peak(L, mine, 4, at)["device"] for at in places)
+
+
+@pytest.mark.parametrize(("N", "seed"), WORLDS)
+def test_pruning_costs_what_the_formulas_say(N, seed):
+    """Memory at rest stays; what is sent grows by the norms of the groups alone."""
+    L = [64, 24, 10]
+    norms = formulas.pruning_traffic(sum(formulas.groups(L, "row")), N)
+    free, saves = (found(N, seed, name)["numbers"] for name in ("pruning-free", "pruning-saves"))
+    plain, frozen, zeroed = free["kinds"].values()
+    assert plain["at_rest"] == frozen["at_rest"] == zeroed["at_rest"]
+    assert frozen["sent"] == zeroed["sent"] == plain["sent"] + norms
+    assert len({own["weights_sha256"] for own in free["kinds"].values()}) == 3
+    for stage, own in saves["not pruned"].items():
+        assert own["at_rest"] == sum(formulas.at_rest(int(stage), L, N, "fp32", "adam").values())
+        assert own["sent"] == sum(formulas.traffic(int(stage), L, N, "fp32").values())
+        assert saves["frozen"][stage] == {"at_rest": own["at_rest"], "sent": own["sent"] + norms}
 
 
 # the verdicts --------------------------------------------------------------------------------------------------------
@@ -150,11 +198,24 @@ def contrary(name):
             own["difference"] = own["move"]
         yield n, "true"
     elif name == "model-parallel":
-        for own in n["ranks"]:
+        for own in n["systems"]["stage 3"]:
             own["products"] //= 4
         yield n, "true"
-        n["ranks"][2]["products"] *= 4
+        n["systems"]["stage 3"][2]["products"] *= 4
         yield n, "only if the rank is 0, 1 or 3"
+    elif name == "larger-batch":
+        n["systems"]["stage 3"]["twice the rows"]["sent"]["data"] += 1
+        yield n, "true"
+        yield {**n, "systems": {key: dict.fromkeys(own, own["as it is"]) for key, own in n["systems"].items()}}, "false"
+    elif name == "pruning-free":
+        for own in n["kinds"].values():
+            own.update(sent=1, loss=0.5, test_accuracy=0.9)
+        yield n, "true"
+        n["kinds"]["zeroed"].update(at_rest=10**9, sent=2, test_accuracy=0.8)
+        yield n, "only if it is counted in the loss"
+    elif name == "pruning-saves":
+        n["frozen"]["2"]["at_rest"] -= 1
+        yield n, "only if the stage is 2"
     elif name == "n-times":
         yield {**n, "peak": dict(n["at_rest"])}, "only if counted at stage 3, at rest or stage 3, at the peak"
         yield {**n, "at_rest": dict.fromkeys(n["at_rest"], 1), "peak": dict.fromkeys(n["peak"], 1)}, "false"
@@ -241,6 +302,27 @@ def test_a_stage_that_sends_twice_is_found_out(monkeypatch):
     assert verdicts_of("costs", "three-psi") == {"costs": "only if the stage is 1 or 3", "three-psi": "true"}
 
 
+def test_a_stage_that_sends_activations_is_found_out(monkeypatch):
+    step = zero3.step
+
+    def talkative(rank, batch):
+        done = step(rank, batch)
+        rank.comm.all_gather(np.zeros(rank.comm.size * len(batch), np.float32))
+        return done
+
+    monkeypatch.setattr(zero3, "step", talkative)
+    assert verdicts_of("larger-batch") == {"larger-batch": "true"}
+
+
+def test_pruning_that_is_not_done_is_found_out(monkeypatch):
+    def update(pruner, optimizer, pieces, *arrays):
+        optimizer.step(*arrays, pruner._ledger)
+
+    monkeypatch.setattr(Pruner, "update", update)
+    told = verdicts_of("pruning-free")["pruning-free"]
+    assert told == "only if it is counted in memory at rest, the loss or test accuracy"
+
+
 def test_the_sentence_follows_the_numbers():
     n = numbers("averages")
     n["adam"]["as_averaged_gradients"] = False
@@ -285,7 +367,21 @@ def test_report_and_table():
     assert "…" not in text
 
 
-def test_command(tmp_path):
+@pytest.fixture
+def typed(monkeypatch, capsys, tmp_path):
+    """Type a command in an empty folder; it runs within this process, and what it prints is returned as a process's."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        capsys.readouterr()
+        status = main([*map(str, words)])
+        printed = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=printed.out, stderr=printed.err)
+
+    return run
+
+
+def test_command(typed, tmp_path):
     done = run_zerosim(0, "myths", "bytes", "three-psi", "--ranks", 3, "--seed", 1, "--out", "o", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 Psi means 2 Psi" in done.stdout
@@ -293,16 +389,26 @@ def test_command(tmp_path):
     assert "(1 of 2)" in done.stderr
     written = json.loads((tmp_path / "o" / "myths.json").read_text())
     assert written["claims"] == [found(3, 1, "bytes"), found(3, 1, "three-psi")]
-    done = run_zerosim(0, "myths", "bytes", "--json", cwd=tmp_path)
+    done = typed("myths", "bytes", "--json")
     assert json.loads(done.stdout)["claims"] == [found(4, 0, "bytes")]
-    done = run_zerosim(0, "myths", "--list", cwd=tmp_path)
+    done = typed("myths", "--list")
     assert all(claim.text.split()[0] in done.stdout and name in done.stdout for name, claim in myths.CLAIMS.items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
 
 
 def test_under_mpi_the_same(tmp_path):
     """Fewer ranks than mpirun's, as many, and more: the numbers are those of ranks in one process."""
-    names = ["prunes", "averages", "one-rank", "model-parallel", "larger-world", "ranks", "all-reduce"]
+    names = [
+        "prunes",
+        "averages",
+        "one-rank",
+        "model-parallel",
+        "larger-batch",
+        "pruning-saves",
+        "larger-world",
+        "ranks",
+    ]
+    names += ["all-reduce"]
     done = run_zerosim(3, "myths", *names, "--seed", 1, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     under = json.loads(done.stdout)
@@ -321,8 +427,8 @@ def test_under_mpi_the_same(tmp_path):
         (["--out", "/dev/null/x", "bytes"], ["out", "cannot write"]),
     ],
 )
-def test_bad_input(words, said, tmp_path):
-    assert_one_line(run_zerosim(0, "myths", *words, cwd=tmp_path), said)
+def test_bad_input(words, said, typed):
+    assert_one_line(typed("myths", *words), said)
 
 
 def test_bad_input_under_mpi(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from conftest import run_zerosim, small_data, train_on
 
 import zerosim
-from zerosim import formulas
+from zerosim import figures, formulas
 from zerosim.cluster import PRESETS
 from zerosim.virtual import replay
 
@@ -367,4 +367,33 @@ def test_a_straggler_is_waited_for():
     text = zerosim.format_report(zerosim.build_report(records))
     assert "Who waits for whom" in text
     assert max(len(line) for line in text.splitlines()) <= 80
-    assert len(train_on(4, stages=(0,)).runs[0].recorded) == 4
+
+
+def test_a_step_is_replayed_where_ranks_wait_by_design():
+    """Recorded on every rank, collected on the first; what is drawn of it is in the report of the last run alone."""
+    config = zerosim.Config(stages=(0, 3), hidden=(7,), batch_size=16, steps=2, straggler=(1, 2.0))
+    first, second = zerosim.run_threads(2, lambda comm: zerosim.train(config, comm, data=small_data()))
+    assert first == second
+    assert [[len(run.recorded) for run in own.runs] for own in (first, second)] == [[2, 2], [0, 0]]
+    clocks = [run["time"]["virtual"]["ranks"] for run in zerosim.build_report(first)["runs"]]
+    assert [["spans" in clock for clock in own] for own in clocks] == [[False, False], [True, True]]
+    assert figures.waiting(zerosim.build_report(first)) is not None
+    assert "Who waits" not in zerosim.format_report(zerosim.build_report(second))
+
+    plain = zerosim.build_report(train_on(2, stages=(0,)))
+    assert plain["runs"][0]["time"]["virtual"] is None
+    assert figures.waiting(plain) is None
+
+
+def test_a_cluster_of_ones_own_is_read_once(tmp_path):
+    """When the settings are made: what becomes of the file during a training is all one."""
+    file = tmp_path / "slow.json"
+    values = {k: v for k, v in link(bandwidth=1.0).asdict().items() if k not in ("name", "source")}
+    file.write_text(json.dumps(values))
+    config = zerosim.Config(stages=(0,), hidden=(7,), batch_size=16, steps=1, straggler=(1, 1.0), cluster=str(file))
+    file.unlink()
+    records = zerosim.run_threads(2, lambda comm: zerosim.train(config, comm, data=small_data()))[0]
+    report = zerosim.build_report(records)
+    virtual = report["runs"][0]["time"]["virtual"]
+    assert report["config"]["cluster"] == virtual["cluster"] == str(file)
+    assert virtual["seconds_per_step"] > 60, "a byte takes a second"

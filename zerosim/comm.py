@@ -175,6 +175,20 @@ class Comm:
             self._gather(table.reshape(-1))
             return [row[:length].tobytes() for row, length in zip(table, lengths, strict=True)]
 
+    def collect_bytes(self, payload: bytes) -> list[bytes]:
+        """Return every rank's payload on rank 0, and nothing on the others: for what is bulky, and needed once."""
+        with self.booked_as(CONTROL):
+            lengths = [int(length) for (length,) in self.numbers(len(payload))]
+            if self.rank > 0:
+                self.send(np.frombuffer(payload, np.uint8), 0)
+                return []
+            collected = [payload]
+            for source in range(1, self.size):
+                room = np.empty(lengths[source], np.uint8)
+                self.recv(room, source)
+                collected.append(room.tobytes())
+            return collected
+
     def _gather(self, vector: np.ndarray) -> None:
         """Gather a few numbers: what counts is how few messages follow one another, for any N."""
         self._run(FEW, "all_gather", [vector], self.size)

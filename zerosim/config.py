@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerosim import deepspeed
-from zerosim.cluster import THIS_MACHINE
+from zerosim.cluster import THIS_MACHINE, Cluster
 from zerosim.cluster import find as find_cluster
 from zerosim.collectives import NATIVE, find
 from zerosim.deepspeed import DeepSpeed
@@ -32,6 +32,7 @@ class Config:
     testing, else 0.2. `clip_norm` None does not clip, `target_loss` and `patience` None do not stop early,
     `prune_groups` None does not prune, else `prune_by` is "row" and `prune_mode` "freeze". `checkpoint_activations`
     True takes about the square root of the number of layers, but 2 at the least. `slices` None makes all slices equal.
+    `cluster` is given as such, or as the name of a preset or of a JSON file, which is read at once and only then.
 
     With `checkpoint` one is written every `checkpoint_every` steps, None after each epoch; the last `keep` are kept.
     """
@@ -72,7 +73,7 @@ class Config:
     partition_activations: bool = False
     cpu_checkpointing: bool = False
     straggler: tuple[int, float] | None = None
-    cluster: str = "dgx-a100"
+    cluster: Cluster = "dgx-a100"  # type: ignore[assignment]
     sync: str = "gradients"
     sync_every: int = 1
     prune_groups: float | None = None
@@ -80,24 +81,27 @@ class Config:
     prune_mode: str | None = None
 
     def __post_init__(self) -> None:
-        def settle(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
+        self._settle_stages()
+        self._settle_model_and_data()
+        self._settle_optimizer()
+        self._settle_batches()
+        self._settle_end()
+        self._settle_ranks()
+        self._settle_activations()
+        self._settle_waiting()
+        self._settle_witnesses()
+        self._settle_pruning()
+        self._check_sync()
+        self._check_files()
+        self._check_checkpoints()
 
-        _one_of("optimizer", self.optimizer, RULES)
-        _one_of("precision", self.precision, PRECISIONS)
-        if not isinstance(self.collective, str):
-            raise InputError(f"collective: {self.collective!r} must be a name")
-        if self.collective != NATIVE:
-            try:
-                find(self.collective)
-            except ValueError as error:
-                raise InputError(f"collective: {error}") from None
-        _one_of("sync", self.sync, SYNCS)
-        _whole("sync_every", self.sync_every, 1)
+    def _settle(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _settle_stages(self) -> None:
         if self.stages is None:
-            settle("stages", (0,) if self.sync == "average" else (0, 1, 2, 3))
-        settle("stages", _whole_numbers("stages", self.stages))
-        settle("hidden", _whole_numbers("hidden", self.hidden))
+            self._settle("stages", (0,) if self.sync == "average" else (0, 1, 2, 3))
+        self._settle("stages", _whole_numbers("stages", self.stages))
         if not self.stages:
             raise InputError("stages: none is named; choose from 0, 1, 2, 3")
         for stage in self.stages:
@@ -105,84 +109,134 @@ class Config:
                 raise InputError(f"stages: there is no stage {stage}; choose from 0, 1, 2, 3")
             if self.stages.count(stage) > 1:
                 raise InputError(f"stages: stage {stage} is named twice")
+
+    def _settle_model_and_data(self) -> None:
+        self._settle("hidden", _whole_numbers("hidden", self.hidden))
         for width in self.hidden:
             if width < 1:
                 raise InputError(f"hidden: a layer of width {width} cannot be; every width must be 1 or more")
-        for name in (
-            "batch_size",
-            "grad_accum",
-            "epochs",
-            "steps",
-            "patience",
-            "tensor_parallel",
-            "pipeline",
-            "keep",
-            "checkpoint_every",
-        ):
-            _whole(name, getattr(self, name), 1, optional=name in ("epochs", "steps", "patience", "checkpoint_every"))
-        for name in ("bucket", "seed"):
-            _whole(name, getattr(self, name), 0)
-        if self.epochs is not None and self.steps is not None:
-            raise InputError("epochs and steps are both given; give one of them")
-        if self.epochs is None and self.steps is None:
-            settle("epochs", 10)
-        if self.target_loss is not None:
-            settle("target_loss", _real("target_loss", self.target_loss))
-        settle("lr", _real("lr", LEARNING_RATES[self.optimizer] if self.lr is None else self.lr))
-        decay = WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
-        settle("weight_decay", _real("weight_decay", decay))
-        if self.clip_norm is not None:
-            settle("clip_norm", _real("clip_norm", self.clip_norm))
-            if not self.clip_norm:
-                raise InputError("clip_norm: 0 would stop all training; it must be greater (leave it out not to clip)")
+        _one_of("precision", self.precision, PRECISIONS)
+        _whole("seed", self.seed, 0)
+        _yes_or_no("shuffle", self.shuffle)
         if self.test_fraction is not None:
-            settle("test_fraction", _real("test_fraction", self.test_fraction))
+            self._settle("test_fraction", _real("test_fraction", self.test_fraction))
             if self.test_fraction >= 1:
                 raise InputError(
                     f"test_fraction: {self.test_fraction:g} leaves nothing to train on; it must be below 1"
                 )
-        if self.straggler is not None:
-            settle("straggler", _straggler(self.straggler))
-        if self.cluster == THIS_MACHINE:
-            raise InputError(
-                "cluster: this-machine is measured by 'collectives bench'; give its collectives-bench.json"
-            )
-        find_cluster(self.cluster)
-        if isinstance(self.witness, str):
-            settle("witness", [name.strip() for name in self.witness.split(",")])
-        if not isinstance(self.witness, (list, tuple)):
-            raise InputError(f"witness: {self.witness!r} must be a list of {', '.join(WITNESSES)}")
-        for name in self.witness:
-            _one_of("witness", name, WITNESSES)
-        settle("witness", tuple(dict.fromkeys(self.witness)))
+
+    def _settle_optimizer(self) -> None:
+        _one_of("optimizer", self.optimizer, RULES)
+        self._settle("lr", _real("lr", LEARNING_RATES[self.optimizer] if self.lr is None else self.lr))
+        decay = WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
+        self._settle("weight_decay", _real("weight_decay", decay))
+        if self.clip_norm is not None:
+            self._settle("clip_norm", _real("clip_norm", self.clip_norm))
+            if not self.clip_norm:
+                raise InputError("clip_norm: 0 would stop all training; it must be greater (leave it out not to clip)")
+
+    def _settle_batches(self) -> None:
+        for name in ("batch_size", "grad_accum"):
+            _whole(name, getattr(self, name), 1)
+
+    def _settle_end(self) -> None:
+        """When the training is over."""
+        for name in ("epochs", "steps", "patience"):
+            _whole(name, getattr(self, name), 1, optional=True)
+        if self.epochs is not None and self.steps is not None:
+            raise InputError("epochs and steps are both given; give one of them")
+        if self.epochs is None and self.steps is None:
+            self._settle("epochs", 10)
+        if self.target_loss is not None:
+            self._settle("target_loss", _real("target_loss", self.target_loss))
+
+    def _settle_ranks(self) -> None:
+        """Who stands where, and who moves the bytes."""
+        if not isinstance(self.collective, str):
+            raise InputError(f"collective: {self.collective!r} must be a name")
+        if self.collective != NATIVE:
+            try:
+                find(self.collective)
+            except ValueError as error:
+                raise InputError(f"collective: {error}") from None
+        _whole("bucket", self.bucket, 0)
+        for name in ("tensor_parallel", "pipeline"):
+            _whole(name, getattr(self, name), 1)
         if self.slices is not None:
-            settle("slices", _whole_numbers("slices", self.slices))
+            self._settle("slices", _whole_numbers("slices", self.slices))
             if not self.slices or min(self.slices) < 1:
                 raise InputError("slices: each data-parallel rank owns one part at least, as in 2,1,1")
-        self._check_sync()
         if self.pipeline_layers is not None:
             self._settle_pipeline(_whole_numbers("pipeline_layers", self.pipeline_layers))
+
+    def _settle_pipeline(self, counts: tuple[int, ...]) -> None:
+        if not counts or min(counts) < 1:
+            raise InputError("pipeline_layers: each pipeline rank needs one layer at least, as in 1,2")
+        if self.pipeline not in (1, len(counts)):
+            raise InputError(f"pipeline_layers: {len(counts)} numbers, but pipeline is {self.pipeline}")
+        self._settle("pipeline_layers", counts)
+        self._settle("pipeline", len(counts))
+
+    def _settle_activations(self) -> None:
         if self.checkpoint_activations is True:
-            settle("checkpoint_activations", max(2, round(math.sqrt(len(self.hidden) + 1))))
-        elif self.checkpoint_activations is not None:
-            _whole("checkpoint_activations", self.checkpoint_activations, 1)
-        if self.partition_activations is True and self.tensor_parallel == 1:
+            self._settle("checkpoint_activations", max(2, round(math.sqrt(len(self.hidden) + 1))))
+        _whole("checkpoint_activations", self.checkpoint_activations, 1, optional=True)
+        for name in ("partition_activations", "cpu_checkpointing"):
+            _yes_or_no(name, getattr(self, name))
+        if self.partition_activations and self.tensor_parallel == 1:
             raise InputError(
                 "partition_activations: without tensor parallelism no two ranks hold the same activations; "
                 "give tensor_parallel too"
             )
-        for name in ("shuffle", "trace_memory", "partition_activations", "cpu_checkpointing"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name}: {getattr(self, name)!r} must be true or false")
-        for name, value in _pruning(self.prune_groups, self.prune_by, self.prune_mode).items():
-            settle(name, value)
-        for name in ("data", "out", "init", "save", "checkpoint", "resume"):
-            value = getattr(self, name)
-            if not ((isinstance(value, str) and value) or (value is None and name not in ("data", "out"))):
-                raise InputError(f"{name}: {value!r} must be the name of a file or folder")
-        self._check_checkpoint()
+
+    def _settle_waiting(self) -> None:
+        """Who is slow, and on whose network; a cluster's file is read here, once."""
+        if self.straggler is not None:
+            self._settle("straggler", _straggler(self.straggler))
+        if self.cluster == THIS_MACHINE:
+            raise InputError(
+                "cluster: this-machine is measured by 'collectives bench'; give its collectives-bench.json"
+            )
+        if isinstance(self.cluster, str):
+            self._settle("cluster", find_cluster(self.cluster))
+        if not isinstance(self.cluster, Cluster):
+            raise InputError(f"cluster: {self.cluster!r} must be a name or a file")
+
+    def _settle_witnesses(self) -> None:
+        _yes_or_no("trace_memory", self.trace_memory)
+        if isinstance(self.witness, str):
+            self._settle("witness", [name.strip() for name in self.witness.split(",")])
+        if not isinstance(self.witness, (list, tuple)):
+            raise InputError(f"witness: {self.witness!r} must be a list of {', '.join(WITNESSES)}")
+        for name in self.witness:
+            _one_of("witness", name, WITNESSES)
+        self._settle("witness", tuple(dict.fromkeys(self.witness)))
+
+    def _settle_pruning(self) -> None:
+        by, mode = self.prune_by, self.prune_mode
+        if self.prune_groups is None:
+            for name, value in (("prune_by", by), ("prune_mode", mode)):
+                if value is not None:
+                    raise InputError(
+                        f"{name}: {value!r} has no effect without prune_groups; give that too, or leave it out"
+                    )
+            return
+        quantile = _real("prune_groups", self.prune_groups)
+        if not 0 < quantile < 1:
+            raise InputError(f"prune_groups: {quantile:g} must be above 0 and below 1 (leave it out not to prune)")
+        by = "row" if by is None else int(by) if isinstance(by, str) and by.isdecimal() else by
+        if by not in ("layer", "row") and (isinstance(by, bool) or not isinstance(by, int) or by < 1):
+            raise InputError(
+                f"prune_by: {by!r} is not known; choose layer, row, or a whole number of elements, 1 or more"
+            )
+        mode = "freeze" if mode is None else mode
+        _one_of("prune_mode", mode, ("freeze", "zero"))
+        for name, own in (("prune_groups", quantile), ("prune_by", by), ("prune_mode", mode)):
+            self._settle(name, own)
 
     def _check_sync(self) -> None:
+        _one_of("sync", self.sync, SYNCS)
+        _whole("sync_every", self.sync_every, 1)
         if self.sync == "gradients":
             if self.sync_every != 1:
                 raise InputError("sync_every: gradients are averaged in every step; sync average has a choice")
@@ -193,33 +247,36 @@ class Config:
             )
         if self.prune_groups is not None:
             raise InputError("sync average: ranks with gradients of their own would prune other groups; leave one out")
-        if self.tensor_parallel > 1 or self.pipeline > 1 or self.pipeline_layers:
+        if self.tensor_parallel > 1 or self.pipeline > 1:
             raise InputError("sync average: it is not for tensor_parallel or pipeline; leave them out")
 
-    def _check_checkpoint(self) -> None:
+    def _check_files(self) -> None:
+        for name in ("data", "out", "init", "save", "checkpoint", "resume"):
+            value = getattr(self, name)
+            if not ((isinstance(value, str) and value) or (value is None and name not in ("data", "out"))):
+                raise InputError(f"{name}: {value!r} must be the name of a file or folder")
+
+    def _check_checkpoints(self) -> None:
+        _whole("checkpoint_every", self.checkpoint_every, 1, optional=True)
+        _whole("keep", self.keep, 1)
         for name in ("checkpoint", "resume"):
-            if getattr(self, name) is None:
-                continue
-            if len(self.stages) > 1:
+            if getattr(self, name) is not None and len(self.stages) > 1:
                 raise InputError(f"{name}: it is for one stage at a time; choose one, as with stage 2")
-            if self.sync == "average":
+            if getattr(self, name) is not None and self.sync == "average":
                 raise InputError(f"{name}: ranks that average parameters have states of their own; leave one out")
         if self.checkpoint is None and self.checkpoint_every is not None:
             raise InputError("checkpoint_every: it has no effect without checkpoint; give that too, or leave it out")
         if self.resume is not None and self.init is not None:
             raise InputError("init: the weights of a training that goes on are the checkpoint's; leave it out")
 
-    def _settle_pipeline(self, counts: tuple[int, ...]) -> None:
-        if not counts or min(counts) < 1:
-            raise InputError("pipeline_layers: each pipeline rank needs one layer at least, as in 1,2")
-        if self.pipeline not in (1, len(counts)):
-            raise InputError(f"pipeline_layers: {len(counts)} numbers, but pipeline is {self.pipeline}")
-        object.__setattr__(self, "pipeline_layers", counts)
-        object.__setattr__(self, "pipeline", len(counts))
-
     def grid(self, size: int) -> Grid:
         """Return where `size` ranks stand."""
         return Grid(size, self.tensor_parallel, self.pipeline, self.pipeline_layers, self.slices)
+
+    @property
+    def waits(self) -> bool:
+        """Whether ranks wait for one another by design: on a pipeline, for a straggler, or for longer slices."""
+        return self.pipeline > 1 or self.straggler is not None or len(set(self.slices or ())) > 1
 
     @property
     def witnesses(self) -> tuple[str, ...]:
@@ -228,7 +285,8 @@ class Config:
 
     def asdict(self) -> dict[str, Any]:
         """Return the settings as JSON takes them."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        values = {name: getattr(self, name) for name in FIELDS} | {"cluster": self.cluster.name}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Config))
@@ -337,29 +395,14 @@ def _refuse(theirs: DeepSpeed, settings: dict[str, Any]) -> None:
         )
 
 
-def _pruning(quantile: Any, by: Any, mode: Any) -> dict[str, Any]:
-    """Return the settings of pruning, with their defaults. Raises InputError."""
-    if quantile is None:
-        for name, value in (("prune_by", by), ("prune_mode", mode)):
-            if value is not None:
-                raise InputError(
-                    f"{name}: {value!r} has no effect without prune_groups; give that too, or leave it out"
-                )
-        return {}
-    quantile = _real("prune_groups", quantile)
-    if not 0 < quantile < 1:
-        raise InputError(f"prune_groups: {quantile:g} must be above 0 and below 1 (leave it out not to prune)")
-    by = "row" if by is None else int(by) if isinstance(by, str) and by.isdecimal() else by
-    if by not in ("layer", "row") and (isinstance(by, bool) or not isinstance(by, int) or by < 1):
-        raise InputError(f"prune_by: {by!r} is not known; choose layer, row, or a whole number of elements, 1 or more")
-    mode = "freeze" if mode is None else mode
-    _one_of("prune_mode", mode, ("freeze", "zero"))
-    return {"prune_groups": quantile, "prune_by": by, "prune_mode": mode}
-
-
 def _one_of(name: str, value: Any, known: Any) -> None:
     if value not in tuple(known):
         raise InputError(f"{name}: {value!r} is not known; choose from {', '.join(known)}")
+
+
+def _yes_or_no(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"{name}: {value!r} must be true or false")
 
 
 def _whole(name: str, value: Any, least: int, optional: bool = False) -> Any:

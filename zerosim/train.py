@@ -45,7 +45,10 @@ Progress = Callable[[int, int, int, float], None]
 
 @dataclass
 class Run:
-    """What was measured in the run of one stage; the same on every rank. Lists "per rank" are in the order of ranks."""
+    """What was measured in the run of one stage; the same on every rank, but for `recorded`.
+
+    Lists "per rank" are in the order of ranks.
+    """
 
     stage: int
     loss: list[float | None] = field(default_factory=list)
@@ -94,8 +97,9 @@ class Run:
     work: list[dict[str, Any]] = field(default_factory=list)
     """Per rank, in a step: "operations", elements "updated", the seconds of both, "compute" and "update", and seconds
     "waited_for" each rank."""
-    recorded: list[list[Any]] = field(default_factory=list)
-    """Per rank: what it did in the step of the timeline (`zerosim.transport.watched.Entry`)."""
+    recorded: list[list[Any]] = field(default_factory=list, compare=False)
+    """Per rank: what it did in the step of the timeline (`zerosim.transport.watched.Entry`). On rank 0 alone, and only
+    where ranks wait for one another by design (`Config.waits`)."""
     pruning: dict[str, Any] = field(default_factory=dict)
     """`zerosim.pruning.Pruner.record`, "zero_weights" of the whole model, and bytes "sent" for it per rank."""
     timeline: dict[str, Any] = field(default_factory=dict)
@@ -338,21 +342,22 @@ def _run_stage(
             watch.messages,
             watch.activations,
             watch.work(),
-            watch.recorded,
             sum(door.sent[CONTROL] for door in rank.doors.values()),
             *rank.moved(),
             testimony,
         ],
     )
     columns = [list(column) for column in zip(*everyone, strict=True)]
-    run.at_rest, run.peak, sent_per_step, run.messages_per_step, activations, run.work, run.recorded = columns[:7]
-    run.control, run.sent, run.received = columns[7:-1]
+    run.at_rest, run.peak, sent_per_step, run.messages_per_step, activations, run.work = columns[:6]
+    run.control, run.sent, run.received = columns[6:-1]
     run.activations = {what: [own[what] for own in activations] for what in activations[0]}
     run.sent_per_step = {group: [own[group] for own in sent_per_step] for group in GROUPS}
     run.witnesses = {name: [rank_[name] for rank_ in columns[-1]] for name in testimony}
     run.pruning = _pruning(rank, outside)
     run.checkpoints = _gather(outside, saver.written) if saver else []
     run.seconds, run.timeline = _gather(outside, [watch.medians(), watch.timeline])[0]
+    if config.waits:
+        run.recorded = [json.loads(text) for text in outside.collect_bytes(json.dumps(watch.recorded).encode())]
     return run
 
 
@@ -478,7 +483,9 @@ class _Watch:
         self.activations: dict[str, int] = {}
         self.timeline: dict[str, Any] = {}
         self.recorded: list[Entry] = []
-        """What the rank did in the step of the timeline, for `zerosim.virtual`."""
+        """What the rank did in the step of the timeline, for `zerosim.virtual`; nothing where that is not asked for."""
+        self._done = (0, 0)
+        """Operations, and elements updated, in that step."""
         self._complete = False
         """Whether that step has all that a step may have: parameters updated, and averaged where they are."""
         self._waited = [rank.waited_for()]
@@ -495,10 +502,12 @@ class _Watch:
         rank.host_traffic.clear()
         for witness in self._witnesses:
             witness.before_step()
+        operations, elements = rank.model.operations, rank.optimizer.updated
         with ExitStack() as stack:
             record = len(self._seconds) < 2 or not self._complete  # the first step is slow
             events = stack.enter_context(ledger.recording()) if record else []
-            self.recorded = stack.enter_context(rank.recording()) if record else self.recorded
+            if record and rank.config.waits:
+                self.recorded = stack.enter_context(rank.recording())
             loss, updated = stage.step(rank, batch)
             rank.phase("end")
         self._waited.append(rank.waited_for())
@@ -510,6 +519,7 @@ class _Watch:
             self.peak = dict(ledger.peak)
         if record:
             self.timeline = _timeline(held, events, rank.phases)
+            self._done = rank.model.operations - operations, rank.optimizer.updated - elements
             self._complete = updated and not rank.apart
         self._count(before)
         self._count_activations()
@@ -545,12 +555,12 @@ class _Watch:
 
     def work(self) -> dict[str, Any]:
         """Return what a step takes: operations and elements updated, and the seconds of each; waits by rank, a mean."""
-        _, _, _, operations, updated = self.recorded[-1]
+        operations, updated = self._done
         seconds = self.medians()
         waited = zip(self._waited[-1], self._waited[0], strict=True)
         return {
-            "operations": operations - self.recorded[0][3],
-            "updated": updated - self.recorded[0][4],
+            "operations": operations,
+            "updated": updated,
             "compute": seconds["compute"],
             "update": seconds["update"],
             "waited_for": [(now - then) / len(self._seconds) for now, then in waited],

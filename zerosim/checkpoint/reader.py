@@ -124,8 +124,11 @@ def open_checkpoint(name: str) -> Checkpoint:
         raise InputError(f"{error}{older}") from None
 
 
-def resumed(name: str, **changes: Any) -> Config:
-    """Return the settings with which the training of a checkpoint goes on, with `changes`. Raises InputError."""
+def resumed(name: str, ranks: int | None = None, **changes: Any) -> Config:
+    """Return the settings with which the training of a checkpoint goes on, with `changes`. Raises InputError.
+
+    Where `ranks` are others than those that wrote it, unequal slices are made equal.
+    """
     manifest = open_checkpoint(name).manifest
     settings = {key: value for key, value in manifest.config.items() if key in FIELDS}
     if unknown := manifest.config.keys() - settings.keys():
@@ -133,6 +136,8 @@ def resumed(name: str, **changes: Any) -> Config:
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if changes.get(one) is not None:
             settings[other] = None
+    if ranks not in (None, manifest.grid.size):
+        settings["slices"] = None
     if "pipeline" in changes and "pipeline_layers" not in changes:
         settings["pipeline_layers"] = None
     return Config(**{**settings, "init": None, **changes, "resume": name})

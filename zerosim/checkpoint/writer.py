@@ -25,6 +25,9 @@ from zerosim.partition import without_padding
 from zerosim.rank import Rank
 from zerosim.weightfile import TensorWriter
 
+NOT_KEPT = ("cluster", "resume")
+"""Settings that are not the training's: a cluster may be a file that has gone."""
+
 
 class Checkpoints:
     """The checkpoints of a run in the folder of the setting `checkpoint`. All ranks call each method together.
@@ -137,7 +140,7 @@ class Checkpoints:
             "schema": SCHEMA,
             "zerosim": zerosim.__version__,
             "run": self._run,
-            "config": {**config.asdict(), "stages": [self._stage]},
+            "config": {name: value for name, value in config.asdict().items() if name not in NOT_KEPT},
             "model": {"layers": rank.model.widths},
             "layout": {
                 "ranks": grid.size,

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from zerosim.checkpoint import resumed
 from zerosim.collectives import NAMES
 from zerosim.commands.common import Commands, ProgressLine, place
 from zerosim.commands.output import agreed_folder, door_of, is_first
@@ -14,7 +15,8 @@ from zerosim.errors import InputError
 from zerosim.heap import keep
 from zerosim.optim import RULES
 from zerosim.report import build_report, format_report, make_folder, write_report
-from zerosim.train import Progress, Records, train
+from zerosim.signals import remembered
+from zerosim.train import Progress, Records, Signalled, train
 from zerosim.transport import Transport
 from zerosim.transport.threads import run_threads
 
@@ -72,7 +74,9 @@ def add(commands: Commands) -> None:
         help="make one rank slower: it sleeps between its messages, and its virtual clock runs slower too",
     )
     what.add_argument(
-        "--cluster", metavar="NAME|FILE.json", help="whose network the virtual clock has (default: dgx-a100)"
+        "--cluster",
+        metavar="NAME|FILE.json",
+        help="whose network the virtual clock of a straggler or a pipeline has (default: dgx-a100)",
     )
     what.add_argument(
         "--trace-memory",
@@ -179,6 +183,19 @@ def add(commands: Commands) -> None:
     training.add_argument("--steps", type=int, metavar="S", help="steps, instead of --epochs")
 
     output = p.add_argument_group("output")
+    output.add_argument(
+        "--checkpoint", metavar="DIR", help="write checkpoints of one stage into DIR/step-…, from which --resume goes on"
+    )
+    output.add_argument(
+        "--checkpoint-every", type=int, metavar="K", help="every K steps, and at the end (default: after each epoch)"
+    )
+    output.add_argument("--keep", type=int, metavar="M", help="keep the last M checkpoints (default: 2)")
+    output.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on from a checkpoint, or from the newest one in a folder, with its settings unless others are given; "
+        "on any number of ranks, at any stage",
+    )
     output.add_argument("--out", metavar="DIR", help="folder for report.json and the figures (default: zerosim-out)")
     output.add_argument(
         "--json", action="store_true", help="print the report on standard output, and nothing else there"
@@ -197,7 +214,8 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     if first and size(config.data) > SLOW_TO_READ:
         progress.say(f"reading {config.data}")
     try:
-        records = _train(config, transport, N, progress)
+        with remembered() as signalled:
+            records = _train(config, transport, N, progress, signalled)
         if not first:
             return
     finally:
@@ -213,10 +231,10 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
             print(f"Weights of stage {config.stages[-1]}: {config.save}")
 
 
-def _train(config: Config, transport: Transport | None, N: int, progress: Progress) -> Records:
+def _train(config: Config, transport: Transport | None, N: int, progress: Progress, signalled: Signalled) -> Records:
     if transport:
-        return train(config, transport, progress=progress)
-    return run_threads(N, lambda comm: train(config, comm, progress=progress))[0]
+        return train(config, transport, progress=progress, signalled=signalled)
+    return run_threads(N, lambda comm: train(config, comm, progress=progress, signalled=signalled))[0]
 
 
 def _write(report: dict[str, Any], folder: Path, progress: ProgressLine) -> str:
@@ -240,4 +258,6 @@ def settings(arguments: argparse.Namespace, N: int) -> Config:
     values = read_config_file(arguments.config, N) if arguments.config is not None else {}
     if given.keys() & {"epochs", "steps"}:
         values = {k: v for k, v in values.items() if k not in ("epochs", "steps")}
+    if (name := given.pop("resume", None) or values.pop("resume", None)) is not None:
+        return resumed(name, N, **{**values, **given})
     return Config(**{**values, **given})

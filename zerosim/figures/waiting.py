@@ -2,13 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from zerosim.report import waits
+from zerosim.report import DRAWN, waits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MOST = 16
-"""Ranks drawn; more rows cannot be read."""
 
 
 def waiting(report: dict[str, Any]) -> "Figure | None":
@@ -20,7 +17,7 @@ def waiting(report: dict[str, Any]) -> "Figure | None":
     if not waits(report):
         return None
     run = report["runs"][-1]
-    clocks = run["time"]["virtual"]["ranks"][:MOST]
+    clocks = run["time"]["virtual"]["ranks"][:DRAWN]
     figure, (axes, beside) = new_figure(
         1, 2, size=(12, 2.2 + 0.42 * len(clocks)), sharey=True, gridspec_kw={"width_ratios": [4, 1]}
     )
@@ -31,7 +28,7 @@ def waiting(report: dict[str, Any]) -> "Figure | None":
     axes.invert_yaxis()
     axes.set_xlim(0, 1e3 * run["time"]["virtual"]["seconds_per_step"])
     axes.set_xlabel(f"milliseconds on the virtual clock ({run['time']['virtual']['cluster']})")
-    measured = [1e3 * sum(own) for own in run["time"]["waited_for"][:MOST]]
+    measured = [1e3 * sum(own) for own in run["time"]["waited_for"][:DRAWN]]
     beside.barh(range(len(clocks)), measured, 0.7, color=WAIT, linewidth=0)
     for rank, milliseconds in enumerate(measured):
         beside.annotate(f"{milliseconds:.2f}", (milliseconds, rank), (3, 0), textcoords="offset points", va="center")

@@ -1,6 +1,6 @@
 """What one hears about ZeRO, each claim run as a small experiment: the numbers decide.
 
-`mathematics`, `traffic` and `memory` hold the claims; a module of others is imported here. `check` runs them.
+The claims are in modules by their subject, imported here; a module of others is imported here too. `check` runs them.
 """
 
 import difflib
@@ -9,14 +9,14 @@ from typing import Any
 
 import zerosim
 from zerosim.errors import InputError
-from zerosim.myths import mathematics, memory, traffic
+from zerosim.myths import mathematics, memory, parallelism, pruning, traffic
 from zerosim.myths.claims import CLAIMS, Claim, Verdict
 from zerosim.myths.lab import Lab
 
 SCHEMA = "zerosim.myths/1"
 
 __all__ = ["CLAIMS", "Claim", "Lab", "Verdict", "check", "format_claims", "format_myths", "mathematics", "memory"]
-__all__ += ["picked", "traffic"]
+__all__ += ["parallelism", "picked", "pruning", "traffic"]
 
 
 def picked(names: Iterable[str]) -> list[Claim]:

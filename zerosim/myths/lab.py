@@ -19,7 +19,7 @@ from zerosim.ledger import Ledger
 from zerosim.precision import precision
 from zerosim.rank import Rank
 from zerosim.stages import STAGES, local
-from zerosim.train import Records, train
+from zerosim.train import Records, Run, train
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 from zerosim.transport.threads import run_threads
@@ -28,6 +28,8 @@ SIZES = (1, 2, 3, 4, 8)
 """Numbers of ranks that an experiment about their number tries, beside the lab's own."""
 ROWS = 4
 """Rows per rank and micro-step."""
+COURSE: dict[str, Any] = {"steps": 20, "lr": 0.01}
+"""Settings of a training that is long enough to come some way."""
 
 R = TypeVar("R")
 
@@ -88,21 +90,22 @@ class Lab:
 
     def config(self, **settings: Any) -> Config:
         """Return the settings of a short training; given ones prevail."""
-        usual = {"hidden": (24,), "steps": 3, "precision": "fp32", "batch_size": ROWS * max(self.sizes)}
+        usual = {"hidden": (24,), "steps": 2, "precision": "fp32", "batch_size": ROWS * max(self.sizes)}
         return Config(**{**usual, "seed": self.seed, **settings})
 
     def train(self, N: int | None = None, data: Dataset | None = None, **settings: Any) -> Records:
-        """Train at each stage on N ranks (left out: the lab's) and return what was counted; the same is not run twice.
+        """Train at each stage on N ranks (left out: the lab's) and return what was counted; no stage is run twice.
 
         `settings` are those of `zerosim.Config`; `data` takes the place of the digits.
         """
         config, ranks, rows = self.config(**settings), N or self.N, data or self.digits
-
-        def run() -> Records:
+        by_stage: dict[int, Records] = self.once((replace(config, stages=(0,)), ranks, rows.name), dict)
+        if missing := tuple(stage for stage in config.stages if stage not in by_stage):
             self.tell(f"training on {ranks} ranks" if ranks > 1 else "training on 1 rank")
-            return self.on(ranks, lambda comm: train(config, comm, rows))[0]
-
-        return self.once((config, ranks, rows.name), run)
+            records = self.on(ranks, lambda comm: train(replace(config, stages=missing), comm, rows))[0]
+            by_stage |= {run.stage: replace(records, runs=[run]) for run in records.runs}
+        runs = [by_stage[stage].runs[0] for stage in config.stages]
+        return replace(by_stage[config.stages[0]], config=config, runs=runs)
 
     def once(self, what: Hashable, measure: Callable[[], R]) -> R:
         """Return what `measure` returned when it was first called for `what`."""
@@ -153,3 +156,16 @@ def weights(rank: Rank) -> np.ndarray:
 def largest(values: np.ndarray) -> float:
     """Return the greatest absolute value."""
     return float(np.abs(values).max())
+
+
+# what a run counted --------------------------------------------------------------------------------------------------
+
+
+def at_rest(run: Run) -> int:
+    """Return the bytes at rest of the fullest rank."""
+    return max(sum(own.values()) for own in run.at_rest)
+
+
+def sent(run: Run) -> int:
+    """Return the bytes that the busiest rank sent in a step."""
+    return max(sum(own.values()) for own in run.sent_per_step["data"])

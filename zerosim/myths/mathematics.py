@@ -1,24 +1,24 @@
 """Claims about the mathematics: what ZeRO does to gradients, to parameters and to the training."""
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from zerosim.comm import Comm
+from zerosim.config import Config
 from zerosim.ledger import Ledger
-from zerosim.mlp import MLP
 from zerosim.myths.claims import Numbers, Verdict, claim, either, series, settle
-from zerosim.myths.lab import ROWS, Lab, largest, weights
+from zerosim.myths.lab import COURSE, ROWS, Lab, largest, weights
 from zerosim.optim import RULES
 from zerosim.rank import Rank
-from zerosim.stages import STAGES
 from zerosim.transport import Transport
 
 ROUNDING = 1e-12
 """A difference of float64 numbers, as a share of what they moved, up to which it is rounding."""
 SHOWS = 0.1
 """A difference, as a share of the way that the weights went, from which on it can be seen."""
+EVERY = 4
+"""Steps between two averages of parameters, where a training is to differ from ZeRO's."""
 
 
 @claim(
@@ -27,27 +27,36 @@ SHOWS = 0.1
     source="heard in popular write-ups; ZeRO, section 2.2.3: the optimization method is not changed",
 )
 def prunes(lab: Lab) -> Numbers:
-    """Count which gradients reach the optimizer in one step, the smallest tenth apart; and hash a training's end."""
+    """Count which gradients reach the optimizer in one step, the smallest tenth apart; and hash a training's end.
+
+    Also where the smaller half is pruned indeed: had ZeRO pruned, the count would show it.
+    """
     config = lab.config(steps=1)
+    pruned = lab.config(steps=1, prune_groups=0.5, prune_by=1)
 
     def count(comm: Transport) -> dict[str, Any]:
         size = np.abs(lab.stepped(comm, 0, config).gradients)
         limit = np.quantile(size[size > 0], 0.1)
         small = (size > 0) & (size <= limit)
-        found: dict[str, Any] = {"gradients": int(np.count_nonzero(size)), "smallest": int(small.sum())}
-        return {**found, "limit": float(limit), "reached": {str(s): _reached(lab, comm, s, small) for s in range(4)}}
+        return {
+            "gradients": int(np.count_nonzero(size)),
+            "smallest": int(small.sum()),
+            "limit": float(limit),
+            "reached": {str(stage): reached(comm, stage, config, small) for stage in range(4)},
+            "reached_if_half_is_pruned": reached(comm, 0, pruned, small),
+        }
 
-    def _reached(lab: Lab, comm: Transport, stage: int, small: np.ndarray) -> dict[str, int]:
+    def reached(comm: Transport, stage: int, config: Config, small: np.ndarray) -> dict[str, int]:
         rank = lab.stepped(comm, stage, config)
-        reached = smallest = 0
+        every = smallest = 0
         for bucket in rank.layout.buckets():
             moved = rank.own(rank.states["momentum"], bucket) != 0
-            reached += int(np.count_nonzero(moved))
+            every += int(np.count_nonzero(moved))
             smallest += int(np.count_nonzero(moved & rank.own(small, bucket)))
-        all_, low = Comm(comm, Ledger()).sum(reached, smallest)
+        all_, low = Comm(comm, Ledger()).sum(every, smallest)
         return {"all": int(all_), "smallest": int(low)}
 
-    runs = lab.train(steps=20).runs
+    runs = lab.train(**COURSE).runs
     return {
         **lab.on(lab.N, count)[0],
         "steps": len(runs[0].loss),
@@ -65,10 +74,12 @@ def _(n: Numbers) -> Verdict:
     }
     reached = min(reached["all"] for reached in n["reached"].values())
     low = min(reached["smallest"] for reached in n["reached"].values())
+    asked = n["reached_if_half_is_pruned"]
     return Verdict(
         settle("the stage is", pruned),
         f"Of {n['gradients']} gradients {reached} reach the optimizer at every stage, of the smallest tenth "
-        f"{low} of {n['smallest']}; after {n['steps']} steps {_same_bits(n['weights_sha256'])}.",
+        f"{low} of {n['smallest']} ({asked['all']} and {asked['smallest']} where pruning of half is asked for); after "
+        f"{n['steps']} steps {_same_bits(n['weights_sha256'])}.",
     )
 
 
@@ -137,21 +148,21 @@ def _against_averaging(lab: Lab, optimizer: str, every: int) -> dict[str, Any]:
 
     In float64, so that rounding is told from the rest.
     """
-    config = lab.config(optimizer=optimizer, precision="fp64", steps=8, batch_size=ROWS * lab.N)
+    config = lab.config(optimizer=optimizer, precision="fp64", steps=4, batch_size=ROWS * lab.N)
 
-    def compare(comm: Transport) -> dict[str, Any]:
+    def zero(comm: Transport) -> tuple[np.ndarray, list[np.ndarray]]:
         first = weights(lab.rank(comm, 0, config))
-        zero = [weights(lab.stepped(comm, stage, config)) for stage in range(4)]
-        averaged = lab.averaged(comm, config, every)
-        return {
-            "as_averaged_gradients": all(np.array_equal(own, zero[0]) for own in zero[1:]),
-            "difference": largest(averaged - zero[1]),
-            "move": largest(zero[1] - first),
-        }
+        return first, [weights(lab.stepped(comm, stage, config)) for stage in range(4)]
 
     def run() -> dict[str, Any]:
         lab.tell(f"averaging parameters ({optimizer}, H = {every})")
-        return lab.on(lab.N, compare)[0]
+        first, by_stage = lab.once(("averaging", optimizer), lambda: lab.on(lab.N, zero)[0])
+        averaged = lab.on(lab.N, lambda comm: lab.averaged(comm, config, every))[0]
+        return {
+            "as_averaged_gradients": all(np.array_equal(own, by_stage[0]) for own in by_stage[1:]),
+            "difference": largest(averaged - by_stage[1]),
+            "move": largest(by_stage[1] - first),
+        }
 
     return lab.once(("averaging", optimizer, every), run)
 
@@ -162,11 +173,14 @@ def _against_averaging(lab: Lab, optimizer: str, every: int) -> dict[str, Any]:
     source="ZeRO, section 2.2.3: convergence is not affected",
 )
 def faster(lab: Lab) -> Numbers:
-    """Train at each stage; note the loss of each step and the accuracy."""
-    runs = lab.train(steps=20).runs
+    """Train at each stage; note the loss of each step and the accuracy. And once with local SGD, which does differ."""
+    runs = lab.train(**COURSE).runs
+    averaged = lab.train(stages=(0,), sync="average", sync_every=EVERY, **COURSE).runs[0]
     return {
         "loss": {str(run.stage): run.loss for run in runs},
         "test_accuracy": {str(run.stage): run.epochs[-1]["test_accuracy"] for run in runs},
+        "averaged_every": EVERY,
+        "averaged": averaged.loss,
     }
 
 
@@ -178,7 +192,8 @@ def _(n: Numbers) -> Verdict:
     same = sum(all(own[i] == loss["0"][i] for own in loss.values()) for i in range(len(loss["0"])))
     return Verdict(
         settle("the stage is", differs),
-        f"Of {len(loss['0'])} steps {same} have the same loss to the bit at all stages; the last ones are {ends}.",
+        f"Of {len(loss['0'])} steps {same} have the same loss to the bit at all stages; the last ones are {ends}, and "
+        f"{n['averaged'][-1]:.6f} where parameters are averaged instead, every {n['averaged_every']} steps.",
     )
 
 
@@ -187,7 +202,7 @@ def _(n: Numbers) -> Verdict:
 )
 def one_rank(lab: Lab) -> Numbers:
     """Train with SGD in float64, on the same global batches, on 1 and on other numbers of ranks."""
-    config = lab.config(optimizer="sgd", precision="fp64", steps=8)
+    config = lab.config(optimizer="sgd", precision="fp64", steps=4)
     everyone = {N: lab.on(N, lambda comm: weights(lab.stepped(comm, 1, config)))[0] for N in lab.sizes}
     return {
         "move": largest(everyone[1] - lab.on(1, lambda comm: weights(lab.rank(comm, 1, config)))[0]),
@@ -247,7 +262,7 @@ def forgotten_n(lab: Lab) -> Numbers:
     """Train with each optimizer, in float64, once rightly and once with the sum over ranks in place of the mean."""
 
     def difference(optimizer: str) -> dict[str, float]:
-        config = lab.config(optimizer=optimizer, precision="fp64", lr=1e-3, weight_decay=0.0, steps=8)
+        config = lab.config(optimizer=optimizer, precision="fp64", lr=1e-3, weight_decay=0.0, steps=4)
 
         def compare(comm: Transport) -> dict[str, float]:
             first = weights(lab.rank(comm, 1, config))
@@ -268,62 +283,6 @@ def _(n: Numbers) -> Verdict:
     return Verdict(
         settle("the optimizer is", shows),
         f"With {n['ranks']} times the gradient weights differ by {_away(n['optimizers'])} of the way they went.",
-    )
-
-
-class _Counting(MLP):
-    """Counts the multiplications of its forward passes, and the rows of each layer."""
-
-    def __init__(self, model: MLP) -> None:
-        super().__init__(model.widths, model.dtype, model.compute, model.ledger)
-        self.products = 0
-        self.rows: dict[int, int] = {}
-
-    def forward(self, k: int, parameters: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """As `MLP.forward`."""
-        y = super().forward(k, parameters, x)
-        self.products += y.shape[0] * x.size
-        self.rows[k] = self.rows.get(k, 0) + x.shape[1]
-        return y
-
-
-@claim(
-    "model-parallel",
-    "Stage 3 is model parallelism, for no rank holds the model",
-    source="ZeRO, sections 1 and 4.1: ZeRO-DP is data parallelism",
-)
-def model_parallel(lab: Lab) -> Numbers:
-    """Count what each rank multiplies in one step at stage 3, and how many of the model's parameters it holds."""
-    config = lab.config(hidden=(24, 24), steps=1)
-
-    def count(comm: Transport) -> dict[str, Any]:
-        rank = lab.rank(comm, 3, config)
-        model = rank.model = _Counting(rank.model)
-        STAGES[3].step(rank, next(lab.batches(config)))
-        return {
-            "held": rank.parameters.size,
-            "parameters": rank.layout.padded,
-            "rows_by_layer": {str(k): rows for k, rows in model.rows.items()},
-            "products": model.products,
-            "products_of_the_model_per_row": sum(a * b for a, b in pairwise(model.widths)),
-        }
-
-    return {"rows": config.batch_size, "ranks": lab.on(lab.N, count)}
-
-
-@model_parallel.judge
-def _(n: Numbers) -> Verdict:
-    rows = [max(own["rows_by_layer"].values()) for own in n["ranks"]]
-    whole = [
-        own["products"] == mine * own["products_of_the_model_per_row"]
-        for own, mine in zip(n["ranks"], rows, strict=True)
-    ]
-    held = max(own["held"] / own["parameters"] for own in n["ranks"])
-    few, many = min(rows), max(rows)
-    return Verdict(
-        settle("the rank is", {rank: not own for rank, own in enumerate(whole)}),
-        f"A rank holds {100 * held:.3g} % of the parameters, but {sum(whole)} of {len(whole)} multiply with all of "
-        f"them, each for {few if few == many else f'{few} to {many}'} of {n['rows']} rows.",
     )
 
 

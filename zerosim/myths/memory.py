@@ -8,14 +8,9 @@ import numpy as np
 from zerosim import formulas
 from zerosim.data import Dataset, make_dataset
 from zerosim.myths.claims import Numbers, Verdict, claim, either, series, settle, threshold
-from zerosim.myths.lab import Lab
+from zerosim.myths.lab import Lab, at_rest
 from zerosim.report import si
 from zerosim.train import Run
-
-
-def at_rest(run: Run) -> int:
-    """Return the bytes at rest of the fullest rank, as counted."""
-    return max(sum(own.values()) for own in run.at_rest)
 
 
 def peak(run: Run) -> int:
@@ -154,13 +149,14 @@ def larger_world(lab: Lab) -> Numbers:
     line = _line(lab.seed)
     models = []
     for data, hidden in ((lab.digits, (24,)), (line, ())):
-        records = {N: lab.train(N, data, precision="fp16", hidden=hidden) for N in lab.sizes}
+        records = {N: lab.train(N, data, precision="fp16", hidden=hidden, stages=(1, 2, 3)) for N in lab.sizes}
         widths = records[1].widths
         models.append(
             {
                 "smallest_layer": min(formulas.parameters(pair) for pair in pairwise(widths)),
                 "at_rest": {
-                    str(stage): {str(N): at_rest(own.runs[stage]) for N, own in records.items()} for stage in (1, 2, 3)
+                    str(stage): {str(N): at_rest(own.runs[i]) for N, own in records.items()}
+                    for i, stage in enumerate((1, 2, 3))
                 },
             }
         )

@@ -11,15 +11,9 @@ from zerosim.comm import Comm, chosen
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.myths.claims import Numbers, Verdict, claim, either, series, settle
-from zerosim.myths.lab import ROWS, Lab
+from zerosim.myths.lab import ROWS, Lab, sent
 from zerosim.report import si
-from zerosim.train import Run
 from zerosim.transport import Transport
-
-
-def sent(run: Run) -> int:
-    """Return the bytes that the busiest rank sent in a step, as counted."""
-    return max(sum(own.values()) for own in run.sent_per_step["data"])
 
 
 @claim(
@@ -146,7 +140,7 @@ ACCUMULATION = (1, 2, 4)
 def accumulation(lab: Lab) -> Numbers:
     """Count the bytes of a step with more and more micro-steps of the same number of rows."""
     rows = {k: ROWS * lab.N * k for k in ACCUMULATION}
-    trained = {k: lab.train(precision="fp16", grad_accum=k, batch_size=rows[k], steps=2) for k in ACCUMULATION}
+    trained = {k: lab.train(precision="fp16", grad_accum=k, batch_size=rows[k], steps=1) for k in ACCUMULATION}
     return {
         "rows": {str(k): own for k, own in rows.items()},
         "sent": {str(s): {str(k): sent(own.runs[s]) for k, own in trained.items()} for s in range(4)},

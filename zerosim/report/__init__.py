@@ -1,12 +1,13 @@
 """Where measurement and formula meet: records become the report (`build`), the report what is printed (`tables`)."""
 
 from zerosim.report.books import total_at_rest, total_sent
-from zerosim.report.build import SCHEMA, build_report
+from zerosim.report.build import DRAWN, SCHEMA, build_report
 from zerosim.report.files import make_folder, write_report
 from zerosim.report.tables import format_report, waits
 from zerosim.report.text import binary, console_text, equation, number, si
 
 __all__ = [
+    "DRAWN",
     "SCHEMA",
     "binary",
     "build_report",

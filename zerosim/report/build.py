@@ -6,7 +6,6 @@ from typing import Any
 
 import zerosim
 from zerosim import formulas
-from zerosim.cluster import find as find_cluster
 from zerosim.collectives import AUTO, NATIVE, VERBS
 from zerosim.collectives.auto import choice
 from zerosim.config import Config
@@ -15,6 +14,8 @@ from zerosim.train import Records, Run
 from zerosim.virtual import replay
 
 SCHEMA = "zerosim.report/1"
+DRAWN = 16
+"""Ranks whose step is drawn (`zerosim.figures.waiting`): more rows cannot be read, and are left out of the report."""
 
 
 def build_report(records: Records) -> dict[str, Any]:
@@ -295,19 +296,30 @@ def _pruning(records: Records, run: Run) -> dict[str, Any] | None:
             "formula": sent,
             "formula_per_rank": [sent] * records.world_size,
         },
-        "record": {
-            "groups_per_cell": own["groups_per_cell"],
-            "pruned": [" ".join(map(str, cells)) for cells in own["pruned"]],
-        },
+        **({"record": _raster(own)} if run is records.runs[-1] else {}),
+    }
+
+
+def _raster(own: dict[str, Any]) -> dict[str, Any]:
+    """What the figure of the last run draws: it is as long as the training."""
+    return {
+        "groups_per_cell": own["groups_per_cell"],
+        "pruned": [" ".join(map(str, cells)) for cells in own["pruned"]],
     }
 
 
 # who waits for whom --------------------------------------------------------------------------------------------------
 
 
-def _virtual(records: Records, run: Run) -> dict[str, Any]:
-    """The recorded step on a virtual clock, at the rates at which the ranks worked, on the network of a cluster."""
-    cluster, straggler = find_cluster(records.config.cluster), records.config.straggler
+def _virtual(records: Records, run: Run) -> dict[str, Any] | None:
+    """The recorded step on a virtual clock, at the rates at which the ranks worked, on the network of a cluster.
+
+    None if none was recorded. Spans are what the figure of the last run draws.
+    """
+    if not run.recorded:
+        return None
+    last = run is records.runs[-1]
+    cluster, straggler = records.config.cluster, records.config.straggler
     operation, update = (
         sum(own[seconds] for own in run.work) / max(1, sum(own[count] for own in run.work))
         for seconds, count in (("compute", "operations"), ("update", "updated"))
@@ -324,8 +336,8 @@ def _virtual(records: Records, run: Run) -> dict[str, Any]:
                 "busy": clock.busy,
                 "network": clock.network,
                 "waited_for": [clock.waits.get(other, 0.0) for other in range(records.world_size)],
-                "spans": [list(span) for span in clock.spans],
+                **({"spans": [list(span) for span in clock.spans]} if last and rank < DRAWN else {}),
             }
-            for clock in clocks
+            for rank, clock in enumerate(clocks)
         ],
     }
