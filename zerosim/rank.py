@@ -51,6 +51,9 @@ class Rank:
     gradients: np.ndarray
     states: dict[str, np.ndarray]
 
+    contiguous = False
+    """Whether activation checkpoints are copied to a chunk allocated beforehand (M_D); not with P_a."""
+
     def __init__(
         self, transport: Transport, config: Config, data: Dataset, collective: Algorithm | str | None = None
     ) -> None:
