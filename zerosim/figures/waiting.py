@@ -12,7 +12,7 @@ def waiting(report: dict[str, Any]) -> "Figure | None":
     """Draw the step of the last run; None if no rank waits for another one by design."""
     from matplotlib.patches import Patch
 
-    from zerosim.figures.style import PHASES, WAIT, new_figure, subject
+    from zerosim.figures.style import PHASES, WAIT, new_figure, plain, subject
 
     if not waits(report):
         return None
@@ -32,11 +32,13 @@ def waiting(report: dict[str, Any]) -> "Figure | None":
     beside.barh(range(len(clocks)), measured, 0.7, color=WAIT, linewidth=0)
     for rank, milliseconds in enumerate(measured):
         beside.annotate(f"{milliseconds:.2f}", (milliseconds, rank), (3, 0), textcoords="offset points", va="center")
-    beside.margins(x=0.3)
-    beside.set_xlabel("waited, measured, ms")
+    beside.set_xlim(0, 1.45 * max(*measured, 1e-3))
+    beside.set_xlabel("milliseconds waited,\nas measured")
+    for panel in (axes, beside):
+        plain(panel)
     names = {what for clock in clocks for _, _, what, _ in clock["spans"]}
     handles = [Patch(color=colour, label=name) for name, colour in PHASES.items() if name in names]
-    handles.append(Patch(color=WAIT, label="waits for that rank"))
+    handles.append(Patch(color=WAIT, label="waits for the rank of that number"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(f"A step of stage {run['stage']}: {subject(report)}", x=0.01, ha="left", fontsize=11)
     return figure
