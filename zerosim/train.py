@@ -36,6 +36,7 @@ from zerosim.transport import Transport, connect
 from zerosim.transport.watched import Entry
 from zerosim.weightfile import WeightWriter, check_writable, open_weights
 from zerosim.witness import WITNESSES, Witness
+from zerosim.words import counted
 
 Progress = Callable[[int, int, int, float], None]
 """Called on rank 0 after each step: stage, step from 1, steps in all, loss."""
@@ -197,8 +198,8 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
     grid = _grid(config, transport.size)
     if config.batch_size < grid.data * config.grad_accum:
         raise InputError(
-            f"batch_size: {config.batch_size} rows are too few for {grid.data} ranks with {config.grad_accum} "
-            f"micro-steps each; it must be {grid.data * config.grad_accum} or more"
+            f"batch_size: {config.batch_size} rows are too few for {counted(grid.data, 'rank')} with "
+            f"{config.grad_accum} micro-steps each; it must be {grid.data * config.grad_accum} or more"
         )
     for N in [n for n in (grid.tensor, grid.data) if n > 1] or [grid.data]:
         collective = chosen(config.collective, N)
@@ -247,7 +248,7 @@ def _check_parts(config: Config, widths: list[int], size: int) -> None:
         counts = ",".join(map(str, config.pipeline_layers))
         raise InputError(f"pipeline_layers: {counts} are {sum(config.pipeline_layers)} layers; the model has {n}")
     if n < P:
-        raise InputError(f"pipeline: {P} ranks are too many for {n} layers; each needs one at least")
+        raise InputError(f"pipeline: {P} ranks are too many for {counted(n, 'layer')}; each needs one at least")
     for width in widths[1::2]:  # these are cut
         if width < T:
             raise InputError(f"tensor_parallel: {T} ranks are too many for a layer of width {width}")
@@ -491,6 +492,7 @@ class _Watch:
             "updated": updated,
             "compute": seconds["compute"],
             "update": seconds["update"],
+            "slept": seconds["slept"],
             "waited_for": [(now - then) / len(self._seconds) for now, then in waited],
         }
 

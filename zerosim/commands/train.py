@@ -13,7 +13,7 @@ from zerosim.data import size
 from zerosim.errors import InputError
 from zerosim.heap import keep
 from zerosim.optim import RULES
-from zerosim.report import build_report, format_report, make_folder, write_report
+from zerosim.report import build_report, console_text, format_report, make_folder, write_report
 from zerosim.train import Progress, Records, train
 from zerosim.transport import Transport
 from zerosim.transport.threads import run_threads
@@ -231,7 +231,7 @@ def _write(report: dict[str, Any], folder: Path, progress: ProgressLine) -> str:
         names = figures.write(report, folder)
     finally:
         progress.done()
-    return f"Report: {path}\nFigures: {', '.join(names)} (.png and .svg, beside it)"
+    return console_text(f"Report: {path}", f"Figures: {', '.join(names)} (.png and .svg, beside it)")
 
 
 def settings(arguments: argparse.Namespace, N: int) -> Config:
