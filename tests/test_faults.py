@@ -36,7 +36,7 @@ class Job:
 
     def __init__(self, folder, *words, ranks=3):
         self.folder = folder
-        self.said = open(folder / "stderr", "w+")  # noqa: SIM115: open as long as the job
+        self.said = open(folder / "stderr", "w+")  # noqa: SIM115
         launcher = [str(MPIRUN) if MPIRUN.exists() else "mpirun", "-n", str(ranks), sys.executable]
         command = [*launcher, "-m", "zerosim", "train", *RUN, "--checkpoint", "c", *map(str, words)]
         self.process = subprocess.Popen(command, cwd=folder, stdout=self.said, stderr=self.said)

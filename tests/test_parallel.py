@@ -47,6 +47,7 @@ def assert_books(records):
     report = zerosim.build_report(records)
     for run in report["runs"]:
         traffic = run["traffic"]
+        assert zerosim.report.total_sent(run)[2]
         books = [run["memory"]["at_rest"], traffic["per_step"], *traffic["model_parallel"].values()]
         for book in books:
             assert book["measured"] == book["formula_per_rank"]
@@ -230,7 +231,7 @@ def test_weights_from_a_file_fit_any_grid(tmp_path):
         (2, {"straggler": (2, 3.0)}, "there is no rank 2"),
         (3, {"slices": (2, 1)}, "for 2 data-parallel ranks; there are 3"),
         (4, {"slices": (2, 1, 1, 1), "tensor_parallel": 2}, "for 4 data-parallel ranks; there are 2"),
-        (4, {"tensor_parallel": 4, "batch_size": 3, "grad_accum": 4}, "rows are too few for 1 ranks"),
+        (4, {"tensor_parallel": 4, "batch_size": 3, "grad_accum": 4}, "rows are too few for 1 rank with"),
     ],
 )
 def test_what_does_not_fit_is_refused(N, settings, words):
@@ -251,6 +252,14 @@ def test_what_does_not_fit_is_refused(N, settings, words):
         ({"partition_activations": True}, "give tensor_parallel too"),
         ({"checkpoint_activations": 0}, "checkpoint_activations"),
         ({"straggler": "1:0.5"}, "1 or more"),
+        ({"straggler": "1:nan"}, "finite number of 1 or more"),
+        ({"straggler": [1.7, 2]}, "whole number"),
+        ({"straggler": [True, 2]}, "whole number"),
+        ({"straggler": [float("inf"), 2]}, "whole number"),
+        ({"straggler": {}}, "RANK:FACTOR"),
+        ({"cluster": 5}, "a name or a file"),
+        ({"cluster": None}, "a name or a file"),
+        ({"slices": {}}, "list of whole numbers"),
         ({"straggler": "one:2"}, "RANK:FACTOR"),
         ({"cluster": "mars"}, "not known"),
         ({"cluster": "this-machine"}, "collectives bench"),
@@ -318,6 +327,36 @@ def test_a_replayed_step_by_hand():
     assert (second.now, second.busy, second.waits) == (3.0, 3.0, {})
 
 
+def test_a_wait_is_followed_to_its_cause():
+    """Rank 2 needs what rank 1 sends when it has what rank 0 sends after 5 s: for 5 s both wait for rank 0.
+
+    Of rank 1's own work, another 2 s, rank 2 waits for that; and if the step is repeated, rank 0 is ahead.
+    """
+    events = [
+        [("phase", "forward", 0, 0, 0), ("send", 1, 8, 5, 0), ("phase", "end", 0, 5, 0)],
+        [("phase", "forward", 0, 0, 0), ("recv", 0, 8, 0, 0), ("send", 2, 8, 2, 0), ("phase", "end", 0, 2, 0)],
+        [("phase", "forward", 0, 0, 0), ("recv", 1, 8, 1, 0), ("phase", "end", 0, 1, 0)],
+    ]
+    clocks = replay(events, 1.0, 0.0, link(bandwidth=1e300), {})
+    assert [clock.waits for clock in clocks] == [{}, {0: 5.0}, {0: 4.0, 1: 2.0}]
+    assert [clock.now for clock in clocks] == [5.0, 7.0, 7.0]
+    again = replay(events, 1.0, 0.0, link(bandwidth=1e300), {}, before=1)
+    assert [clock.began for clock in again] == [5.0, 7.0, 7.0]
+    assert [clock.waits for clock in again] == [{}, {0: 3.0}, {0: 2.0, 1: 2.0}]
+    assert again[2].spans == [(7.0, 8.0, "forward", -1), (8.0, 10.0, "wait", 0), (10.0, 12.0, "wait", 1)]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_who_owns_more_is_waited_for(stage):
+    """An update takes long here: at stages 1 and 2 for its parameters, at 3 in the next step, for its first layer."""
+    records = train_on(3, data("classification"), stages=(stage,), hidden=(64,), slices=(1, 4, 1), precision="fp32")
+    first, second, third = replay(records.runs[0].recorded, 1e-9, 1.0, link(), {}, before=1)
+    share = records.padded_parameters / 6
+    for clock in (first, third):
+        assert clock.waits[1] == pytest.approx(3 * share, rel=1e-3)
+    assert sum(second.waits.values()) < 1e-3 * share
+
+
 def test_a_message_that_nobody_sends_does_not_hang_the_replay():
     with pytest.raises(RuntimeError, match="never sent"):
         replay([[("recv", 1, 8, 0, 0)], []], 1.0, 1.0, link(), {})
@@ -362,8 +401,10 @@ def test_a_straggler_is_waited_for():
     assert ranks[slow]["busy"] > 8 * max(own["busy"] for rank, own in enumerate(ranks) if rank != slow)
     waits = [sum(own["waited_for"]) for own in ranks]
     assert min(wait for rank, wait in enumerate(waits) if rank != slow) > 5 * waits[slow]
-    after = (slow + 1) % 4
-    assert max(range(4), key=ranks[after]["waited_for"].__getitem__) == slow
+    for own in ranks[:slow] + ranks[slow + 1 :]:
+        assert max(range(4), key=own["waited_for"].__getitem__) == slow
+    assert run["time"]["slept"][slow] > 0
+    assert sum(run["time"]["slept"]) == run["time"]["slept"][slow], "nobody else has"
     text = zerosim.format_report(zerosim.build_report(records))
     assert "Who waits for whom" in text
     assert max(len(line) for line in text.splitlines()) <= 80

@@ -1,15 +1,20 @@
 """Residual states: an arena's invariants against a checker of its own, buffers to the byte, and the command."""
 
 import json
+import subprocess
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import run_zerosim
+from conftest import run_zerosim, train_on
 from test_cli import assert_one_line
 
 from zerosim import arena, formulas
+from zerosim.__main__ import main
 from zerosim.arena import Arena, Block, Full
+from zerosim.commands.output import quiet
 from zerosim.ledger import CLASSES, Event, Ledger
+from zerosim.rank import Rank
 from zerosim.residual import Settings, defragmentation
 from zerosim.residual.shared import record
 from zerosim.transport.threads import run_threads
@@ -105,37 +110,6 @@ def test_the_smallest_arena_is_the_smallest(seed, fit):
     assert (full.asked, full.free, full.greatest) == (blocks[first[0]].nbytes, sum(first[1]), max(first[1], default=0))
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_a_region_apart(seed):
-    """Blocks of the two kinds stay on their sides of a border, and nothing overlaps."""
-    blocks = arena.blocks(random_events(seed))
-    for apart in (
-        arena.long_lived(blocks, ("activations", "gradients")),
-        arena.long_lived(blocks, moments=20),
-        arena.long_lived(blocks, ("buffers",), 10),
-        frozenset(range(len(blocks))),
-    ):
-        found = arena.replay(blocks, apart)
-        assert [number for number, _ in tape(blocks, found.addresses)] == sorted(range(len(blocks)))
-        for number, (block, address) in enumerate(zip(blocks, found.addresses, strict=True)):
-            below = number in apart
-            assert address + block.nbytes <= found.reserved if below else address >= found.reserved
-        assert found.size >= arena.peak(blocks)
-        kinds = [[b for i, b in enumerate(blocks) if (i in apart) is side] for side in (True, False)]
-        assert found.size >= sum(arena.peak(kind) for kind in kinds)
-        assert found.reserved == (arena.replay(kinds[0]).size if kinds[0] else 0)
-        assert arena.fails(blocks, found.size, apart) is None
-        assert arena.fails(blocks, found.size - 1, apart) is not None
-
-
-def test_rules_for_what_is_long_lived():
-    blocks = [Block("activations", 1, 0, 9), Block("activations", 1, 1, 3), Block("buffers", 1, 2, 8)]
-    assert arena.long_lived(blocks, ("activations",)) == {0, 1}
-    assert arena.long_lived(blocks, moments=6) == {0, 2}
-    assert arena.long_lived(blocks, ("activations",), 6) == {0}
-    assert arena.long_lived(blocks) == {0, 1, 2}
-
-
 def test_fragmentation_and_its_cure_by_hand():
     """The paper's case: arrays that are dropped, of 10, 11, 12 and 13 bytes, in turn with ones of 12 that are kept."""
     events = []
@@ -148,10 +122,11 @@ def test_fragmentation_and_its_cure_by_hand():
     assert (found.size, found.worst, arena.peak(blocks)) == (82, 9, 4 * 12 + 13)
     full = arena.fails(blocks, 81)
     assert (full.asked, full.free, full.greatest) == (13, 81 - 3 * 12, 12), "more than half of it is free"
-    assert arena.replay(blocks, [1, 3, 5, 7]) == ([48, 0, 48, 12, 48, 24, 48, 36], 61, 48, 9)
-    by_lifetime = arena.long_lived(blocks, moments=3)
-    assert by_lifetime == {1, 3, 5}
-    assert arena.replay(blocks, by_lifetime).size == 61
+    cured = [Event(0.0, "activations", 48, -1)]
+    for i, nbytes in enumerate((10, 11, 12, 13)):
+        entries = [(nbytes, 2 * i), (12, 2 * i + 1), (-12, 2 * i + 1), (-nbytes, 2 * i)]
+        cured += [Event(0.0, "activations", change, array) for change, array in entries]
+    assert arena.replay(arena.blocks(cured)).size == 48 + 13 + 12 < 82, "copied to a chunk, with room for one to copy"
 
 
 def test_nested_lifetimes_never_fragment():
@@ -202,20 +177,93 @@ def test_a_record_names_its_arrays():
 def test_a_real_step_in_an_arena(N, stage):
     """The record's peak is the ledger's, no arena is smaller, and at its end only the model states are left."""
     task = Settings(rows=40).task((8, 16, 24, 40))
-    for events, peak in run_threads(N, lambda comm: record(comm, task, stage)):
-        blocks = arena.blocks(events)
-        assert arena.peak(blocks) == peak
+    for taken in run_threads(N, lambda comm: record(comm, task, stage)):
+        blocks = arena.blocks(taken.events)
+        assert arena.peak(blocks) == taken.peak
         kept = dict.fromkeys(CLASSES, 0)
         end = max(block.end for block in blocks)
         for block in blocks:
             kept[block.cls] += block.nbytes if block.end == end and block.begin < 4 else 0
         assert kept == formulas.at_rest(stage, task.widths, N, "fp32", "adam")
         for fit in arena.FITS:
-            plans = defragmentation.placed(blocks, fit)["plans"]
-            for plan in plans.values():
-                assert plan["arena"] >= peak
-                assert [number for number, _ in tape(blocks, plan["addresses"], plan["arena"])]
-            assert plans["best_lifetime"]["arena"] <= min(plans["together"]["arena"], plans["by_lifetime"]["arena"])
+            found = arena.replay(blocks, fit)
+            assert found.size >= taken.peak
+            assert [number for number, _ in tape(blocks, found.addresses, found.size)]
+
+
+@pytest.mark.parametrize("N", [1, 2, 3, 4, 7, 8])
+def test_checkpoints_and_gradients_in_chunks(N):
+    """On each rank: what is kept, array by array; chunks to the byte; nothing overlaps; and all steps do the same."""
+    settings = Settings(hidden=(8, 16, 24, 40, 12, 30), rows=20)
+    widths = (64, *settings.hidden, 10)
+    slices = [-(-(a + 1) * b // N) for a, b in pairwise(widths)]
+    plain = run_threads(N, lambda comm: record(comm, settings.task(settings.hidden), 2))
+    for rank, rows in enumerate(run_threads(N, lambda comm: defragmentation.measure(comm, settings, quiet))):
+        assert [row["way"] for row in rows] == 2 * list(defragmentation.WAYS)
+        assert {row["weights_sha256"] for row in rows[:4]} == {plain[rank].weights_sha256}
+        for row in rows:
+            assert row["same_bits"]
+            assert row["every"] == 3
+            for name in ("long_lived", "beforehand"):
+                assert row[name]["measured"] == N * [row[name]["formula"]]
+            blocks = [Block(*block) for block in row["blocks"]]
+            assert arena.peak(blocks) == row["peak"] <= row["arena"]
+            assert [number for number, _ in tape(blocks, row["addresses"], row["arena"])]
+        for row, chunks in zip(rows, defragmentation.WAYS.values(), strict=False):
+            kept, gradients = ([b[1] for b in row["blocks"] if b[0] == kind] for kind in ("kept", "gradients"))
+            inputs = [4 * 20 * width for width in (64, 24, 30)]
+            assert kept == [*([sum(inputs)] if "checkpoints" in chunks else inputs), 4 * 20 * 10]
+            assert gradients == [4 * n for n in ([sum(slices)] if "gradients" in chunks else slices[::-1])]
+            expected = sum(inputs) * ("checkpoints" in chunks) + 4 * sum(slices) * ("gradients" in chunks)
+            assert row["beforehand"]["formula"] == expected
+
+
+def arenas_of(hidden):
+    """By order of the layers, the four arenas of a step on 4 ranks: a list of (arena, gaps, how it ends)."""
+    rows = run_threads(4, lambda comm: defragmentation.measure(comm, Settings(hidden=hidden), quiet))[0]
+    found = {}
+    for row in rows:
+        end = row["in_the_smallest_arena"]
+        found.setdefault(row["order"], []).append((row["arena"], row["arena"] - row["peak"], end))
+    return found
+
+
+def test_where_chunks_help():
+    """Wide and narrow layers in turn: nearly no gaps are left, and a third of an arena was free and of no use."""
+    for ways in arenas_of((64, 256) * 4).values():
+        (before, gaps, end), *_, (after, fewer, fits) = ways
+        assert after < 0.92 * before
+        assert fewer < gaps / 10
+        assert fits is None
+        assert end["free"] > 0.3 * end["limit"]
+        assert end["free"] > end["asked"] > end["greatest"]
+
+
+def test_where_chunks_cost():
+    """Layers that grow: the checkpoints' chunk helps. Mirrored, a chunk is there for nothing when most is held."""
+    found = arenas_of(tuple(range(8, 97, 8)))
+    (growing, *_), _, (checkpoints, *_), (both, gaps, _) = found["as given"]
+    assert checkpoints < both < growing
+    assert gaps == 0
+    (before, *_), *_, (after, gaps, end) = found["mirrored"]
+    assert after > before
+    assert gaps == 0
+    assert end is not None
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [(0, {}), (1, {"tensor_parallel": 2}), (2, {"grad_accum": 3}), (3, {"pipeline": 2, "grad_accum": 3})],
+)
+def test_a_chunk_of_checkpoints_changes_no_bit(monkeypatch, stage, settings):
+    """On a pipeline several micro-batches wait, each in a chunk of its own; at rest none is left."""
+    usual = {"hidden": (7, 9, 5, 6, 8), "stages": (stage,), "checkpoint_activations": 2, **settings}
+    before = train_on(4, **usual).runs[0]
+    monkeypatch.setattr(Rank, "contiguous", True)
+    after = train_on(4, **usual).runs[0]
+    assert after.weights_sha256 == before.weights_sha256
+    assert all(own["activations"] == 0 for own in after.at_rest)
+    assert max(after.activations["device"]) > max(before.activations["device"]), "room is there before it is needed"
 
 
 def test_steps_do_not_add_up():
@@ -223,32 +271,15 @@ def test_steps_do_not_add_up():
     task = Settings(rows=40).task((8, 16, 24, 40))
 
     def size(*rows):
-        events, _ = run_threads(2, lambda comm: record(comm, task, 3, rows))[0]
-        return arena.replay(arena.blocks(events)).size
+        taken = run_threads(2, lambda comm: record(comm, task, 3, rows))[0]
+        return arena.replay(arena.blocks(taken.events)).size
 
     each = {rows: size(rows) for rows in (40, 7, 90)}
     assert each[7] < each[40] < each[90]
     assert size(40, 7, 90, 7, 40) == each[90]
 
 
-def test_where_a_region_helps_and_where_not():
-    """At stage 3, layers that grow leave gaps too small for the next; stage 2 takes and releases in order."""
-    settings = Settings(hidden=tuple(range(16, 129, 16)), widths=(8,), rows=64)
-    rows = run_threads(4, lambda comm: defragmentation.measure(comm, settings, lambda text: None))[0]
-    assert [(row["stage"], row["order"]) for row in rows] == [
-        (2, "as given"),
-        (3, "as given"),
-        (2, "mirrored"),
-        (3, "mirrored"),
-    ]
-    before, after = ([row["plans"][name]["arena"] for row in rows] for name in ("together", "by_class"))
-    assert before[0] == rows[0]["peak"]
-    assert before[1] > rows[1]["peak"]
-    assert after[1] < before[1]
-    assert after[3] > before[3]
-    full = rows[1]["plans"]["together"]["arena_of_the_peak"]
-    assert full["free"] >= full["asked"] > full["greatest"]
-    assert rows[0]["plans"]["together"]["arena_of_the_peak"] is None
+# WHERE
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -329,14 +360,15 @@ def test_the_command(tmp_path):
     assert max(ways["P_a"]["books"]["device"]["measured"]) < max(ways["all kept"]["books"]["device"]["measured"])
     assert min(ways["checkpoints, P_a+cpu"]["books"]["host"]["measured"]) > 0
     assert ways["checkpoints"]["operations"] > ways["all kept"]["operations"]
-    for row in result["sections"]["defragmentation"]:
+    sections = result["sections"]["defragmentation"]
+    for row in sections:
         blocks = [Block(*block) for block in row["blocks"]]
-        assert row["peak"] == arena.peak(blocks)
-        for plan in row["plans"].values():
-            assert plan["arena"] >= row["peak"]
-            assert [number for number, _ in tape(blocks, plan["addresses"], plan["arena"])]
-            assert plan["one_byte_less"]["greatest"] < plan["one_byte_less"]["asked"]
-            assert (plan["arena_of_the_peak"] is None) == (plan["arena"] == row["peak"])
+        assert row["peak"] == arena.peak(blocks) <= row["arena"] == arena.replay(blocks).size
+        assert arena.fails(blocks, row["arena"] - 1) is not None
+        end, same = row["in_the_smallest_arena"], [r for r in sections if r["order"] == row["order"]]
+        smallest = min(other["arena"] for other in same)
+        assert (end is None) == (row["arena"] == smallest)
+        assert end is None or end["greatest"] < end["asked"]
 
 
 def test_mpi_and_threads_hold_the_same(tmp_path):
@@ -365,8 +397,11 @@ def test_mpi_and_threads_hold_the_same(tmp_path):
         (["--bukcet", "3"], ["--bukcet", "--bucket"]),
     ],
 )
-def test_bad_input(tmp_path, words, expected):
-    assert_one_line(run_zerosim(0, "residual", *words, cwd=tmp_path), expected)
+def test_bad_input(tmp_path, monkeypatch, capsys, words, expected):
+    monkeypatch.chdir(tmp_path)
+    ranks = [] if "--ranks" in words else ["--ranks", "1"]
+    status = main(["residual", *ranks, *words])
+    assert_one_line(subprocess.CompletedProcess(words, status, *capsys.readouterr()), expected)
 
 
 def test_bad_input_under_mpirun(tmp_path):
@@ -381,4 +416,4 @@ def test_one_width_and_one_layer(tmp_path):
     done = run_zerosim(0, "residual", "--hidden", "8", "--widths", "8", "--rows", 4, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["sections"]["defragmentation"]
-    assert [row["order"] for row in rows] == ["as given", "as given"]
+    assert [row["order"] for row in rows] == ["as given"] * 4

@@ -2,17 +2,17 @@
 
 The ledger counts bytes; here what it counted is placed at addresses, in the order in which it was taken and released.
 Where short-lived and long-lived blocks take turns, the long-lived ones stand between the gaps that the others leave,
-and a large block may find no gap though enough is free in all. That is fragmentation (ZeRO, arXiv:1910.02054, section
-3.2). What mends it (M_D, section 6.3): the long-lived blocks go to a region of their own, allocated beforehand.
+and a large block may find no gap though enough is free in all. That is fragmentation (ZeRO, arXiv:1910.02054, sections
+3.2 and 6.3).
 
 Time is counted in takes and releases; addresses and sizes are bytes.
 """
 
 from bisect import insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from zerosim.ledger import CLASSES, Event
+from zerosim.ledger import Event
 
 FITS = ("first", "best")
 """Which of the gaps that are large enough is taken: the one with the lowest address, or the smallest."""
@@ -36,17 +36,17 @@ class Full(Exception):
 
 
 class Arena:
-    """The addresses from `base` to `limit` (None: without end), and which of them are taken.
+    """The addresses from 0 to `limit` (None: without end), and which of them are taken.
 
     A gap lies between blocks, or below the first one. Only if no gap is large enough a block goes above all others, so
     `size`, the greatest extent so far, is what the same blocks need in the same order: with one byte less, `take`
     raises Full.
     """
 
-    def __init__(self, fit: str = "first", base: int = 0, limit: int | None = None) -> None:
+    def __init__(self, fit: str = "first", limit: int | None = None) -> None:
         if fit not in FITS:
             raise ValueError(f"fit: {fit!r} is not known; choose from {', '.join(FITS)}")
-        self._fit, self._base, self._limit = fit, base, limit
+        self._fit, self._limit = fit, limit
         self._taken: list[tuple[int, int]] = []
         self.size = 0
 
@@ -60,7 +60,7 @@ class Arena:
             if self._limit is not None and address + nbytes > self._limit:
                 raise Full(nbytes, *self.free(self._limit))
         insort(self._taken, (address, address + nbytes))
-        self.size = max(self.size, address + nbytes - self._base)
+        self.size = max(self.size, address + nbytes)
         return address
 
     def release(self, address: int, nbytes: int) -> None:
@@ -73,10 +73,10 @@ class Arena:
         return sum(pieces), max(pieces)
 
     def _top(self) -> int:
-        return self._taken[-1][1] if self._taken else self._base
+        return self._taken[-1][1] if self._taken else 0
 
     def _gaps(self) -> Iterator[tuple[int, int]]:
-        below = self._base
+        below = 0
         for start, stop in self._taken:
             if start > below:
                 yield below, start
@@ -106,14 +106,6 @@ def blocks(events: Iterable[Event]) -> list[Block]:
     return found
 
 
-def long_lived(found: Sequence[Block], classes: Collection[str] = CLASSES, moments: int = 0) -> frozenset[int]:
-    """Return the numbers of the blocks of these classes that live for so many moments at the least.
-
-    With `classes` alone it is the paper's rule, with `moments` alone a rule by measured lifetime.
-    """
-    return frozenset(i for i, b in enumerate(found) if b.cls in classes and b.end - b.begin >= moments)
-
-
 def peak(found: Sequence[Block]) -> int:
     """Return the greatest sum of bytes that live at one moment: no arena can be smaller."""
     held = most = 0
@@ -128,43 +120,31 @@ class Replay(NamedTuple):
 
     addresses: list[int]
     size: int
-    """The smallest arena in which the record fits, the region of the long-lived blocks included."""
-    reserved: int
-    """Of these, the region of the long-lived blocks, at the bottom; 0 if there is none."""
+    """The smallest arena in which the record fits."""
     worst: int
-    """The moment at which a block first reached the arena's upper end."""
+    """The moment at which a block first reached its upper end."""
 
 
-def replay(found: Sequence[Block], apart: Collection[int] = (), fit: str = "first", limit: int | None = None) -> Replay:
-    """Place blocks as they are taken and released, those with the numbers `apart` in a region of their own.
-
-    That region is as large as they need, no larger. Raises Full if the arena may not exceed `limit` bytes and does not
-    suffice; what is then said to be free is so in both regions, and in one piece in the one where the block belongs.
-    If the region alone does not fit, that is said of it alone.
-    """
-    reserved = replay([found[i] for i in sorted(apart)], fit=fit, limit=limit).size if apart else 0
-    below, above = Arena(fit, 0, reserved), Arena(fit, reserved, limit)
+def replay(found: Sequence[Block], fit: str = "first", limit: int | None = None) -> Replay:
+    """Place blocks as they are taken and released. Raises Full if the arena may not exceed `limit` bytes and does."""
+    arena = Arena(fit, limit)
     addresses = [0] * len(found)
     worst = 0
     for number, taken in _entries(found):
-        block, arena = found[number], below if number in apart else above
-        if not taken:
-            arena.release(addresses[number], block.nbytes)
-            continue
-        before = arena.size
-        try:
+        block, before = found[number], arena.size
+        if taken:
             addresses[number] = arena.take(block.nbytes)
-        except Full as full:
-            raise Full(full.asked, full.free + below.free(reserved)[0], full.greatest) from None
-        if arena.size > before and arena is above:
+        else:
+            arena.release(addresses[number], block.nbytes)
+        if arena.size > before:
             worst = block.begin
-    return Replay(addresses, reserved + above.size, reserved, worst)
+    return Replay(addresses, arena.size, worst)
 
 
-def fails(found: Sequence[Block], limit: int, apart: Collection[int] = (), fit: str = "first") -> Full | None:
+def fails(found: Sequence[Block], limit: int, fit: str = "first") -> Full | None:
     """Return how a record fails in an arena of `limit` bytes; None if it fits."""
     try:
-        replay(found, apart, fit, limit)
+        replay(found, fit, limit)
     except Full as full:
         return full
     return None

@@ -157,6 +157,8 @@ def find(name: str) -> Cluster:
     fields = [field.name for field in dataclasses.fields(Cluster) if field.name not in ("name", "source")]
     values = read_json(name, f"cluster {name}")
     values = values.get("cluster", values)
+    if not isinstance(values, dict):
+        raise InputError(f'cluster {name}: under "cluster" is {values!r}; it must be an object')
     values = {k: v for k, v in values.items() if k not in ("name", "source")}
     if sorted(values) != sorted(fields):
         lacks, unknown = sorted(set(fields) - set(values)), sorted(set(values) - set(fields))

@@ -461,12 +461,12 @@ class NativeComm(Comm):
         started = time.perf_counter()
         counts = [cut.stop - cut.start for cut in (span(r, 1, self.shares, vector.size) for r in range(self.size))]
         if verb != "reduce_scatter":
-            self._native(verb, vector, counts, vector)
+            self._native(verb, vector, vector, counts)
         elif out is not None:
-            self._native(verb, vector, counts, out)
+            self._native(verb, vector, out, counts)
         else:
             with self._ledger.borrow("buffers", counts[self.rank], vector.dtype) as room:
-                self._native(verb, vector, counts, room)
+                self._native(verb, vector, room, counts)
                 self.own(vector)[...] = room
         turns = self._plan(RING, verb, [vector], self.shares).turns
         elements = sum(letter.where.stop - letter.where.start for sends, _ in turns for letter in sends)

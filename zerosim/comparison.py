@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from zerosim.jsonfile import read_json
-from zerosim.report import console_text, number, si, total_at_rest, total_sent
+from zerosim.report import console_text, number, sent_on_average, si, total_at_rest
 
 _OUTPUTS = ("out", "save")
 """Settings that say where things are written."""
@@ -35,7 +35,7 @@ def compare(width: int = 80, **reports: dict[str, Any] | str | Path) -> str:
                 str(run["stage"]),
                 si(total_at_rest(run)[0]),
                 si(max(own["total"] for own in run["memory"]["peak"]["measured"])),
-                si(total_sent(run)[0]),
+                si(sent_on_average(run)),
                 si(_norms(run)) if pruning else "-",
                 number(last["train_loss"]),
                 number(last[f"test_{what}"]),

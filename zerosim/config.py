@@ -178,6 +178,8 @@ class Config:
         self._settle("pipeline", len(counts))
 
     def _settle_activations(self) -> None:
+        if self.checkpoint_activations is False:
+            self._settle("checkpoint_activations", None)
         if self.checkpoint_activations is True:
             self._settle("checkpoint_activations", max(2, round(math.sqrt(len(self.hidden) + 1))))
         _whole("checkpoint_activations", self.checkpoint_activations, 1, optional=True)
@@ -308,10 +310,11 @@ def read_config_file(path: str, N: int) -> dict[str, Any]:
             raise InputError(f"{what}: {key} gives {name} = {value!r}, another key gives {settings[name]!r}")
         settings[name] = value
 
+    sections = {key.partition(".")[0] for key in deepspeed.KEYS if "." in key}
     for key, value in read_json(path, what).items():
         if key in ("stage", "stages"):
             put("stages", [value] if isinstance(value, int) else value, key)
-        elif key in FIELDS and not isinstance(value, dict):
+        elif key in FIELDS and not (isinstance(value, dict) and key in sections):
             put(key, value, key)
         else:
             others[key] = value
@@ -430,13 +433,14 @@ def _straggler(value: Any) -> tuple[int, float]:
     """From [rank, factor], or from text as on the command line: "2:3.5"."""
     try:
         rank, factor = value.split(":") if isinstance(value, str) else value
-        place, times = int(rank), float(factor)
+        place: Any = int(rank) if isinstance(value, str) else rank
+        times: Any = float(factor) if isinstance(value, str) else factor
     except (TypeError, ValueError):
         raise InputError(f"straggler: {value!r} must be RANK:FACTOR, like 2:3.5") from None
     _whole("straggler: the rank", place, 0)
-    if _real("straggler: the factor", times) < 1:
-        raise InputError(f"straggler: the factor {times:g} must be 1 or more")
-    return place, times
+    if isinstance(times, bool) or not isinstance(times, (int, float)) or not 1 <= times < math.inf:
+        raise InputError(f"straggler: the factor {times!r} must be a finite number of 1 or more")
+    return place, float(times)
 
 
 def _real(name: str, value: Any) -> float:

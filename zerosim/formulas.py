@@ -432,6 +432,14 @@ def _beside(whole: int, part: int) -> int:
     return part if part < whole else 0
 
 
+def checkpoints(L: Sequence[int], rows: int, w: int, every: int = 1) -> int:
+    """Bytes of the inputs that wait for backward, if every `every`-th layer's is kept, of a micro-batch of `rows` rows.
+
+    So much M_D allocates beforehand, in one piece (ZeRO, section 6.3).
+    """
+    return w * rows * sum(L[:-1:every])
+
+
 def kept_on_host(L: Sequence[int], rows: Sequence[int], w: int, place: Place = WHOLE, how: Kept = ALL_KEPT) -> int:
     """Bytes of activations moved to the host in one step, and as many back (ZeRO, section 8: Pa+cpu)."""
     return sum(_way(L, r, w, place, how).waiting_on_host for r in rows)

@@ -40,6 +40,7 @@ from typing import Any
 import numpy as np
 
 from zerosim.comm import Comm
+from zerosim.config import Config
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
 from zerosim.optim import Optimizer
@@ -257,3 +258,11 @@ class Pruner:
             "without_gradient": self._without,
             "times": self._times.tolist(),
         }
+
+
+def pruner(config: Config, widths: list[int], parts: list[Part], world: Comm, ledger: Ledger) -> Pruner | None:
+    """Return a rank's pruner for these settings; None if nothing is to be pruned."""
+    if config.prune_groups is None:
+        return None
+    groups = Groups(widths, config.prune_by or "row")
+    return Pruner(groups, config.prune_groups, config.prune_mode or "freeze", parts, world, ledger)

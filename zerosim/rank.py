@@ -1,38 +1,25 @@
 """What one rank works with: its ledger, its doors, the layout, the numerics. A stage adds the arrays and the steps."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from zerosim.collectives import Algorithm
-from zerosim.comm import CONTROL, open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, share
+from zerosim.doors import Doors, Phase
 from zerosim.ledger import Ledger
 from zerosim.mlp import MLP
 from zerosim.optim import Optimizer, sum_of_squares
 from zerosim.parallel import parts
 from zerosim.partition import Bucket, Layout
 from zerosim.precision import LossScale, add, finite, precision
-from zerosim.pruning import Groups, Pruner
+from zerosim.pruning import pruner
 from zerosim.tensor_parallel import TensorParallelMLP
 from zerosim.transport import Transport
-from zerosim.transport.watched import Entry, Recorder, Straggler, Watched
-
-
-class Phase(NamedTuple):
-    """The beginning of a phase, and how long the rank had been at its doors, waited and slept by then, in seconds."""
-
-    at: float
-    inside: float
-    waited: float
-    slept: float
-    name: str
 
 
 class Rank:
@@ -51,6 +38,9 @@ class Rank:
     gradients: np.ndarray
     states: dict[str, np.ndarray]
 
+    contiguous = False
+    """Whether activation checkpoints are copied to a chunk allocated beforehand (M_D); not with P_a."""
+
     def __init__(
         self, transport: Transport, config: Config, data: Dataset, collective: Algorithm | str | None = None
     ) -> None:
@@ -59,16 +49,7 @@ class Rank:
         self.precision = precision(config.precision)
         self.ledger, self.host = Ledger(), Ledger()
         self.grid = config.grid(transport.size)
-        groups = {**self.grid.groups(transport.rank), "world": [*range(transport.size)]}
-        self._places = {group: transport.part(ranks) for group, ranks in groups.items()}
-        self._groups = groups
-        self.straggler = _straggler(config, transport.rank)
-        self.doors = {}
-        for group, place in self._places.items():
-            seen = Watched(place, groups[group], self.straggler) if self.straggler else place
-            algorithm = "ring" if place.size == 1 < transport.size else collective or config.collective
-            shares = self.grid.shares if group == "data" else None
-            self.doors[group] = open_door(seen, self.ledger, algorithm, shares)
+        self.doors = Doors(transport, self.grid, self.ledger, collective or config.collective, config.straggler)
         self.comm, self.tensor = self.doors["data"], self.doors["tensor"]
         self.pipe, self.world = self.doors["pipeline"], self.doors["world"]
         self.model = self._model([data.x.shape[1], *config.hidden, data.outputs])
@@ -85,8 +66,7 @@ class Rank:
         """Layers computed again in the current step."""
         self.host_traffic: Counter[str] = Counter()
         """Bytes moved in the current step, "to_host" and "from_host"."""
-        self._recorder: Recorder | None = None
-        self.pruner = self._pruner() if config.prune_groups is not None else None
+        self.pruner = pruner(config, self.model.widths, self.model.parts, self.world, self.ledger)
         self.signalled: Callable[[], int] = lambda: 0
         """Returns the number of the signal that has asked this process to end, 0 if none has."""
         self.ending = False
@@ -101,18 +81,6 @@ class Rank:
         if self.tensor.size > 1:
             return TensorParallelMLP(widths, *numerics, self.ledger, held, self.tensor)
         return MLP(widths, *numerics, self.ledger, held)
-
-    def _pruner(self) -> Pruner:
-        config, model = self.config, self.model
-        groups = Groups(model.widths, config.prune_by or "row")
-        return Pruner(
-            groups, config.prune_groups or 0.0, config.prune_mode or "freeze", model.parts, self.world, self.ledger
-        )
-
-    def moved(self) -> tuple[int, int]:
-        """Return all bytes sent so far, and all bytes received, through any door."""
-        doors = self.doors.values()
-        return sum(door.sent.total() for door in doors), sum(door.received for door in doors)
 
     def stand_in(self) -> "Rank":
         """Return another rank like this one, with books of its own and nothing allocated."""
@@ -144,36 +112,7 @@ class Rank:
 
     def phase(self, name: str) -> None:
         """Say what begins now; the time until the next call is this phase's."""
-        slept = slept_inside = 0.0
-        if self.straggler:
-            self.straggler.pause()
-            slept, slept_inside = self.straggler.slept, self.straggler.slept_at_gate
-        if self._recorder:
-            self._recorder.after("phase", name, 0)
-        inside = sum(door.seconds for door in self.doors.values()) - slept_inside
-        waited = sum(self.waited_for())
-        self.phases.append(Phase(time.perf_counter(), inside, waited, slept, name))
-
-    def waited_for(self) -> list[float]:
-        """Return the seconds so far in which this rank waited for each rank of the world."""
-        waited = [0.0] * self.grid.size
-        places = {id(place): group for group, place in self._places.items()}  # some groups are the same
-        for group in places.values():
-            for rank, seconds in zip(self._groups[group], self._places[group].waited_for, strict=True):
-                waited[rank] += seconds
-        return waited
-
-    @contextmanager
-    def recording(self) -> Iterator[list[Entry]]:
-        """Write down what this rank does inside the block, for `zerosim.virtual`."""
-        self._recorder = Recorder(lambda: (self.model.operations, self.optimizer.updated))
-        try:
-            with ExitStack() as stack:
-                for group, door in self.doors.items():
-                    stack.enter_context(door.watched(self._groups[group], self._recorder))
-                yield self._recorder.events
-        finally:
-            self._recorder = None
+        self.phases.append(self.doors.phase(name))
 
     def micro_batches(self, batch: np.ndarray) -> list[np.ndarray]:
         """Cut this rank's rows of a global batch (row numbers) into micro-batches."""
@@ -265,66 +204,3 @@ class Rank:
         """This rank's slice of each bucket's full-precision weights, padding included, as views."""
         source = self.states.get("master", self.parameters)
         return [self.own(source, bucket) for bucket in self.layout.buckets()]
-
-    def weights(self) -> Iterator[np.ndarray]:
-        """Yield each layer's full-precision weights, W row by row, then b, the same on every rank.
-
-        They are gathered from all ranks, a layer at a time: no rank needs room for all of them. The array is lent until
-        the next one.
-        """
-        sizes = [part.size for part in parts(self.model.widths)]
-        with self.ledger.borrow("buffers", max(sizes), self.precision.compute) as room:
-            for layer, size in enumerate(sizes):
-                full = room[:size]
-                p = self.grid.pipeline_rank(layer, len(sizes))
-                if p == self.pipe.rank:
-                    self._whole_layer(layer, full)
-                with self.pipe.booked_as(CONTROL):
-                    self.pipe.broadcast(full, p)
-                yield full
-
-    def _whole_layer(self, layer: int, full: np.ndarray) -> None:
-        """Fill `full` with a layer, from the tensor-parallel ranks' parts of it."""
-        k, T, widths = layer - self.model.parts[0].layer, self.tensor.size, self.model.widths
-        if T == 1:
-            self._own_part(k, full)
-            return
-        every = [parts(widths, T, t, range(layer, layer + 1))[0] for t in range(T)]
-        W = full[: widths[layer] * widths[layer + 1]].reshape(widths[layer + 1], widths[layer])
-        b = full[W.size :]
-        with self.ledger.borrow("buffers", (T, max(part.size for part in every)), full.dtype) as room:
-            self._own_part(k, room[self.tensor.rank])
-            with self.tensor.booked_as(CONTROL):
-                self.tensor.all_gather(room.reshape(-1))
-            for part, values in zip(every, room, strict=True):
-                weights = part.outputs * part.inputs
-                W[part.rows, part.columns] = values[:weights].reshape(part.outputs, part.inputs)
-                b[part.biases] = values[weights : part.size]
-
-    def _own_part(self, k: int, out: np.ndarray) -> None:
-        """Fill `out` with what this rank holds of a layer, from the data-parallel ranks' slices."""
-        source = self.states.get("master", self.parameters)
-        buckets = self.layout.buckets(k)
-        with (
-            self.comm.booked_as(CONTROL),
-            self.ledger.borrow("buffers", max(bucket.size for bucket in buckets), out.dtype) as room,
-        ):
-            for bucket in buckets:
-                full, weights = room[: bucket.size], out[bucket.start : bucket.stop]
-                full[bucket.part] = self.own(source, bucket)
-                self.comm.all_gather(full)
-                weights[:] = full[: weights.size]
-                if self.parameters.size == self.layout.padded:
-                    _check_same(self.parameters[bucket.full], weights)
-
-
-def _check_same(parameters: np.ndarray, weights: np.ndarray) -> None:
-    """What several ranks hold must be the same on all of them."""
-    if parameters[: weights.size].tobytes() != weights.astype(parameters.dtype).tobytes():
-        raise RuntimeError("this rank's parameters differ from the weights that the ranks own")
-
-
-def _straggler(config: Config, rank: int) -> Straggler | None:
-    if config.straggler is None or config.straggler[0] != rank:
-        return None
-    return Straggler(config.straggler[1])

@@ -26,13 +26,17 @@ def check_states(
 
     `L` are the layer widths, inputs first.
     """
-    places = [*map(grid.place, range(min(here, grid.size)))]
+    places = map(grid.place, range(min(here, grid.size)))
+    held = [(formulas.Place(grid.tensor, t, grid.pipeline, p, grid.counts), d) for t, d, p in places]
     for stage in stages:
         states = max(
-            sum(formulas.at_rest(stage, L, grid.shares, precision, optimizer, place, d).values())
-            for place, d in ((formulas.Place(grid.tensor, t, grid.pipeline, p, grid.counts), d) for t, d, p in places)
+            sum(formulas.at_rest(stage, L, grid.shares, precision, optimizer, place, d).values()) for place, d in held
         )
-        check_room(f"stage {stage}: the states of {formulas.parameters(L):,} parameters", states, min(here, grid.size))
+        what = f"stage {stage}: the states of {formulas.parameters(L):,} parameters"
+        padded = sum(formulas.padded_parameters(L, grid.shares, place) for place in {place for place, _ in held})
+        if padded > 2 * formulas.parameters(L):
+            what += f", padded to {padded:,} for slices in that proportion,"
+        check_room(what, states, min(here, grid.size))
 
 
 def _memory() -> int:

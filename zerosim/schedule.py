@@ -52,6 +52,7 @@ def forward_backward(rank: Rank, batch: np.ndarray, forward: Forward, backward: 
 
 
 def _forward(rank: Rank, held: Held, forward: Forward) -> float:
+    held.reserve()
     _enter(rank, held)
     for k in rank.model.layers:
         held.arrays[k + 1] = forward(rank, k, held.arrays[k])

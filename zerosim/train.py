@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from zerosim import whole
 from zerosim.blas import one_thread
 from zerosim.checkpoint import Checkpoints, open_checkpoint, restore
 from zerosim.checkpoint.manifest import check_same
@@ -23,6 +24,7 @@ from zerosim.collectives import VERBS, Algorithm
 from zerosim.comm import CONTROL, Comm, chosen, open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
+from zerosim.doors import Phase
 from zerosim.errors import Diverged, Failed, InputError, Interrupted
 from zerosim.heap import give_back, keep
 from zerosim.ledger import CLASSES, Event, Ledger
@@ -30,7 +32,7 @@ from zerosim.parallel import GROUPS, Grid, parts
 from zerosim.partition import without_padding
 from zerosim.precision import precision
 from zerosim.pruning import BOOK, Groups
-from zerosim.rank import Phase, Rank
+from zerosim.rank import Rank
 from zerosim.room import check_states
 from zerosim.schedule import outputs
 from zerosim.stages import STAGES, local
@@ -38,6 +40,7 @@ from zerosim.transport import Transport, connect
 from zerosim.transport.watched import Entry
 from zerosim.weightfile import check_writable, open_weights, weight_writer
 from zerosim.witness import WITNESSES, Witness
+from zerosim.words import counted
 
 Progress = Callable[[int, int, int, float], None]
 """Called on rank 0 after each step: stage, step from 1, steps in all, loss."""
@@ -223,8 +226,8 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
     grid = _grid(config, transport.size)
     if config.batch_size < grid.data * config.grad_accum:
         raise InputError(
-            f"batch_size: {config.batch_size} rows are too few for {grid.data} ranks with {config.grad_accum} "
-            f"micro-steps each; it must be {grid.data * config.grad_accum} or more"
+            f"batch_size: {config.batch_size} rows are too few for {counted(grid.data, 'rank')} with "
+            f"{config.grad_accum} micro-steps each; it must be {grid.data * config.grad_accum} or more"
         )
     for N in [n for n in (grid.tensor, grid.data) if n > 1] or [grid.data]:
         collective = chosen(config.collective, N)
@@ -282,7 +285,7 @@ def _check_parts(config: Config, widths: list[int], size: int) -> None:
         counts = ",".join(map(str, config.pipeline_layers))
         raise InputError(f"pipeline_layers: {counts} are {sum(config.pipeline_layers)} layers; the model has {n}")
     if n < P:
-        raise InputError(f"pipeline: {P} ranks are too many for {n} layers; each needs one at least")
+        raise InputError(f"pipeline: {P} ranks are too many for {counted(n, 'layer')}; each needs one at least")
     for width in widths[1::2]:  # these are cut
         if width < T:
             raise InputError(f"tensor_parallel: {T} ranks are too many for a layer of width {width}")
@@ -322,7 +325,7 @@ def _run_stage(
         run.drifts = rank.drifts
         run.averaging = _gather(outside, rank.comm.sent["all_reduce"] if rank.drifts else 0)
         at_rest = dict(rank.ledger.now)
-        sent, received = rank.moved()
+        sent, received = rank.doors.moved()
         after = outside.sent.total() + sent, outside.received + received
         _let_look(witnesses, "at_rest", outside)
         testimony = {name: witness.testimony() for name, witness in witnesses.items()}
@@ -343,7 +346,7 @@ def _run_stage(
             watch.activations,
             watch.work(),
             sum(door.sent[CONTROL] for door in rank.doors.values()),
-            *rank.moved(),
+            *rank.doors.moved(),
             testimony,
         ],
     )
@@ -484,11 +487,12 @@ class _Watch:
         self.timeline: dict[str, Any] = {}
         self.recorded: list[Entry] = []
         """What the rank did in the step of the timeline, for `zerosim.virtual`; nothing where that is not asked for."""
-        self._done = (0, 0)
+        self._worked = [0, 0]
         """Operations, and elements updated, in that step."""
         self._complete = False
         """Whether that step has all that a step may have: parameters updated, and averaged where they are."""
-        self._waited = [rank.waited_for()]
+        self._waited = [rank.doors.waited_for()]
+        """Seconds for each rank before the first step, and after the latest."""
 
     def step(self, stage: ModuleType, batch: np.ndarray) -> float:
         """Take a step and return the loss summed over the global batch."""
@@ -502,15 +506,15 @@ class _Watch:
         rank.host_traffic.clear()
         for witness in self._witnesses:
             witness.before_step()
-        operations, elements = rank.model.operations, rank.optimizer.updated
+        work_before = self._work_so_far()
         with ExitStack() as stack:
             record = len(self._seconds) < 2 or not self._complete  # the first step is slow
             events = stack.enter_context(ledger.recording()) if record else []
             if record and rank.config.waits:
-                self.recorded = stack.enter_context(rank.recording())
+                self.recorded = stack.enter_context(rank.doors.recording(self._work_so_far))
             loss, updated = stage.step(rank, batch)
             rank.phase("end")
-        self._waited.append(rank.waited_for())
+        self._waited[1:] = [rank.doors.waited_for()]
         if rank.pruner:
             rank.pruner.end_step()
         for witness in self._witnesses:
@@ -519,13 +523,17 @@ class _Watch:
             self.peak = dict(ledger.peak)
         if record:
             self.timeline = _timeline(held, events, rank.phases)
-            self._done = rank.model.operations - operations, rank.optimizer.updated - elements
+            self._worked = [now - then for now, then in zip(self._work_so_far(), work_before, strict=True)]
             self._complete = updated and not rank.apart
         self._count(before)
         self._count_activations()
         self.updates += updated
         self._seconds.append(durations(rank.phases))
         return loss
+
+    def _work_so_far(self) -> tuple[int, int]:
+        """Return how many operations the rank has done so far, and how many elements updated."""
+        return self._rank.model.operations, self._rank.optimizer.updated
 
     def _count(self, before: dict[str, tuple[Counter[str], Counter[str]]]) -> None:
         sent, messages = {}, 0
@@ -555,7 +563,7 @@ class _Watch:
 
     def work(self) -> dict[str, Any]:
         """Return what a step takes: operations and elements updated, and the seconds of each; waits by rank, a mean."""
-        operations, updated = self._done
+        operations, updated = self._worked
         seconds = self.medians()
         waited = zip(self._waited[-1], self._waited[0], strict=True)
         return {
@@ -563,6 +571,7 @@ class _Watch:
             "updated": updated,
             "compute": seconds["compute"],
             "update": seconds["update"],
+            "slept": seconds["slept"],
             "waited_for": [(now - then) / len(self._seconds) for now, then in waited],
         }
 
@@ -663,7 +672,7 @@ def _hash_and_save(rank: Rank) -> str:
         writer = None
         if rank.config.save is not None and rank.world.rank == 0:
             writer = stack.enter_context(weight_writer(rank.config.save, rank.model.widths, rank.precision.compute))
-        for weights in rank.weights():
+        for weights in whole.weights(rank):
             digest.update(np.ascontiguousarray(weights, weights.dtype.newbyteorder("<")).data)
             if writer:
                 writer.write(weights)

@@ -42,6 +42,7 @@ class Task:
     collective: str = "auto"
     bucket: int = 0
     seed: int = 0
+    checkpoint_activations: int | None = None
 
     def config(self, stages: tuple[int, ...], N: int, steps: int | None = None) -> Config:
         """Return the settings of a training that takes such steps. Raises InputError for what cannot be."""
@@ -55,6 +56,7 @@ class Task:
             test_fraction=0.0,
             collective=self.collective,
             bucket=self.bucket,
+            checkpoint_activations=self.checkpoint_activations,
             seed=self.seed,
             shuffle=False,
         )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from zerosim.collectives.exchange import NOBODY, Exchange, Generator, NotForN, Slices, as_slices
+from zerosim.words import counted
 
 _PACKAGE = str(Path(__file__).parent)
 
@@ -263,11 +264,6 @@ def _check_end(verb: str, N: int, held: Held, rounds: list[list[Exchange]]) -> N
                 f"at the end ({counted(len(rounds), 'exchange')}) slice {number} on rank {rank} {what}; that slice "
                 f"{since}, and {verb} promises {promised}"
             )
-
-
-def counted(number: int, what: str) -> str:
-    """1 rank, 2 ranks."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def contributors(mask: int) -> list[int]:

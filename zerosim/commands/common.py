@@ -76,9 +76,15 @@ class ProgressLine:
         self._every = 0.1 if self._live else 3.0
         self._said = 0.0
         self._began = False
+        self.before = ""
+        """A line to say before the first step of a training."""
 
     def __call__(self, stage: int, step: int, steps: int, loss: float) -> None:
         """Show how far a training is (`zerosim.train.Progress`)."""
+        if self.before:
+            self.done()
+            print(self.before, file=sys.stderr, flush=True)
+            self.before = ""
         self.tell(f"stage {stage}: step {step} of {steps}, loss {loss:.4f}", last=step == steps)
 
     def tell(self, text: str, last: bool = False) -> None:

@@ -46,15 +46,6 @@ def quiet(text: str) -> None:
     """Say nothing: another rank shows the progress."""
 
 
-def text_seconds(seconds: float) -> str:
-    """Seconds with four digits: 0.0123 is "12.30 ms"."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= 0.99995 * size or unit == "us":
-            break
-    value = seconds / size
-    return f"{value:.{max(0, 4 - len(str(int(value))))}f} {unit}"
-
-
 def text_rate(rate: float | None) -> str:
     """Bytes per second, in powers of 1000."""
     return "-" if rate is None else f"{si(rate)}/s"

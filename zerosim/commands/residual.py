@@ -22,13 +22,13 @@ _STANDARD = Settings()
 
 def add(commands: Commands) -> None:
     """Describe the command and its flags."""
-    text = "what a step holds besides the model states: constant buffers, and memory without gaps (ZeRO-R)"
+    text = "what a step holds besides the model states: activations, buffers, and gaps between them (ZeRO-R)"
     p = commands.add_parser("residual", help=text, description=text, allow_abbrev=False)
     p.set_defaults(run=run, parser=p)
     hidden, widths = (",".join(map(str, numbers)) for numbers in (_STANDARD.hidden, _STANDARD.widths))
     p.add_argument("--ranks", type=int, metavar="N", help="N in-process ranks instead of MPI's")
     p.add_argument(
-        "--hidden", default=hidden, metavar="A,B,C", help=f"hidden widths of the step in the arena (default: {hidden})"
+        "--hidden", default=hidden, metavar="A,B,C", help=f"hidden widths for activations (default: {hidden})"
     )
     p.add_argument("--widths", default=widths, metavar="A,B", help=f"hidden widths for buffers (default: {widths})")
     p.add_argument(

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from zerosim.data import size
 from zerosim.errors import InputError
 from zerosim.heap import keep
 from zerosim.optim import RULES
-from zerosim.report import build_report, format_report, make_folder, write_report
+from zerosim.report import build_report, console_text, format_report, make_folder, write_report
 from zerosim.signals import remembered
 from zerosim.train import Progress, Records, Signalled, train
 from zerosim.transport import Transport
@@ -218,7 +217,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     config = door.agreed(settings, arguments, N)
     agreed_folder(door, config.out, "report.json")
     if config.checkpoint is not None and door.size > 1 and transport:
-        _say_processes(door)
+        progress.before = _processes(door)
     if first and size(config.data) > SLOW_TO_READ:
         progress.say(f"reading {config.data}")
     try:
@@ -239,12 +238,10 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
             print(f"Weights of stage {config.stages[-1]}: {config.save}")
 
 
-def _say_processes(door: Comm) -> None:
+def _processes(door: Comm) -> str:
     """Say which process is which rank: of a process that is killed, mpirun tells the number alone."""
     everyone = [text.decode().split() for text in door.gather_bytes(f"{os.getpid()} {socket.gethostname()}".encode())]
-    if door.rank == 0:
-        ranks = ", ".join(f"{pid} on {host} is {rank}" for rank, (pid, host) in enumerate(everyone))
-        print(f"process {ranks.replace('is 0', 'is rank 0', 1)}", file=sys.stderr, flush=True)
+    return "process " + ", ".join(f"{pid} on {host} is rank {rank}" for rank, (pid, host) in enumerate(everyone))
 
 
 def _train(config: Config, transport: Transport | None, N: int, progress: Progress, signalled: Signalled) -> Records:
@@ -263,7 +260,7 @@ def _write(report: dict[str, Any], folder: Path, progress: ProgressLine) -> str:
         names = figures.write(report, folder)
     finally:
         progress.done()
-    return f"Report: {path}\nFigures: {', '.join(names)} (.png and .svg, beside it)"
+    return console_text(f"Report: {path}", f"Figures: {', '.join(names)} (.png and .svg, beside it)")
 
 
 def settings(arguments: argparse.Namespace, N: int) -> Config:

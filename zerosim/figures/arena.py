@@ -7,57 +7,79 @@ from zerosim.report import si
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PLANS = {"together": "as it comes", "by_class": "long-lived apart, in a region allocated beforehand"}
+_WAYS = {"nothing": "each array where there is room", "both (M_D)": "checkpoints and gradients in chunks (M_D)"}
+_LABELS = {"kept": "activations kept for backward", "activations": "activations, short-lived"}
 
 
 def arena(result: dict[str, Any]) -> "Figure":
-    """Draw the section `defragmentation` of what `residual` reports: stage 3, as it comes and with M_D."""
+    """Draw the section `defragmentation` of what `residual` reports: a step as it comes, and with M_D."""
     from matplotlib.patches import Patch
 
-    from zerosim.figures.style import CLASSES, label, new_figure
+    from zerosim.figures.style import label, new_figure
 
-    rows = [row for row in result["sections"]["defragmentation"] if row["stage"] == 3]
-    figure, grid = new_figure(len(rows), 2, size=(11, 1.2 + 3.6 * len(rows)), sharey=True, squeeze=False)
-    for panels, row in zip(grid, rows, strict=True):
-        for axes, plan in zip(panels, _PLANS, strict=True):
-            _map(axes, row, plan)
+    rows = {(row["order"], row["way"]): row for row in result["sections"]["defragmentation"]}
+    orders = list(dict.fromkeys(order for order, _ in rows))
+    figure, grid = new_figure(len(orders), 2, size=(11, 1.5 + 3.6 * len(orders)), sharey=True, squeeze=False)
+    for panels, order in zip(grid, orders, strict=True):
+        for axes, way in zip(panels, _WAYS, strict=True):
+            _map(axes, rows[order, way])
         panels[0].set_ylabel("address")
-    most = max(plan["arena"] for row in rows for plan in row["plans"].values())
-    grid[0, 0].set_ylim(0, 1.09 * most)
+    grid[0, 0].set_ylim(0, 1.17 * max(row["arena"] for row in rows.values()))
     for axes in grid[-1]:
         axes.set_xlabel("takes and releases")
-    handles = [Patch(color=colour, label=label(cls)) for cls, colour in CLASSES.items()]
+    handles = [Patch(color=colour, label=_LABELS.get(kind, label(kind))) for kind, colour in _colours().items()]
     handles.append(Patch(facecolor="white", edgecolor="#999999", hatch="////", label="free"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     settings, ranks = result["settings"], "1 rank" if result["ranks"] == 1 else f"{result['ranks']} ranks"
+    first = next(iter(rows.values()))
     title = (
-        f"One step of stage 3 in one arena, {settings['fit']} fit; rank 0 of {ranks}, {settings['rows']} rows per rank"
+        f"One step of stage 2 in one arena, {settings['fit']} fit; rank 0 of {ranks}, {settings['rows']:,} rows per "
+        f"rank, the input of one layer in {first['every']} kept"
     )
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
 
-def _map(axes: Any, row: dict[str, Any], name: str) -> None:
+def _map(axes: Any, row: dict[str, Any]) -> None:
     from matplotlib.collections import PolyCollection
     from matplotlib.patches import Rectangle
 
-    from zerosim.figures.style import CLASSES, in_bytes
+    from zerosim.figures.style import in_bytes
 
-    plan, moments = row["plans"][name], row["moments"]
-    size, peak = plan["arena"], row["peak"]
-    axes.add_patch(Rectangle((0, 0), moments, size, facecolor="white", edgecolor="#BBBBBB", hatch="////", linewidth=0))
+    moments, size, peak = row["moments"], row["arena"], row["peak"]
+    axes.add_patch(Rectangle((0, 0), moments, size, facecolor="white", edgecolor="#CCCCCC", hatch="////", linewidth=0))
     boxes = [
         [(begin, at), (end, at), (end, at + nbytes), (begin, at + nbytes)]
-        for (_, nbytes, begin, end), at in zip(row["blocks"], plan["addresses"], strict=True)
+        for (_, nbytes, begin, end), at in zip(row["blocks"], row["addresses"], strict=True)
     ]
-    colours = [CLASSES[cls] for cls, *_ in row["blocks"]]
-    axes.add_collection(PolyCollection(boxes, facecolor=colours, edgecolor="white", linewidth=0.3))
+    colours = _colours()
+    own = [colours[kind] for kind, *_ in row["blocks"]]
+    axes.add_collection(PolyCollection(boxes, facecolor=own, edgecolor="white", linewidth=0.3))
     in_bytes(axes)
     axes.set_xlim(0, moments)
     axes.axhline(size, color="black", linewidth=1.2)
     axes.axhline(peak, color="black", linewidth=1, linestyle="--")
-    if plan["reserved"]:
-        axes.axhline(plan["reserved"], color="black", linewidth=0.8, linestyle=":")
-    text = f"arena {si(size)} ({100 * (size / peak - 1):+.1f} %), peak held (dashed) {si(peak)}"
-    axes.annotate(text, (0, size), (3, 2), textcoords="offset points", fontsize=8)
-    axes.set_title(f"layers {row['order']}: {_PLANS[name]}", loc="left", fontsize=10)
+    above = f"{100 * (size / peak - 1):.1f} % above the peak of what is held, dashed"
+    text = f"arena {si(size)}, " + (above if size > peak else "the peak of what is held")
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    axes.annotate(text, (0, size), (4, 3), textcoords="offset points", fontsize=8, bbox=box)
+    axes.set_title(f"layers {row['order']}: {_WAYS[row['way']]}", loc="left", fontsize=10)
+    _phases(axes, row["phases"], moments)
+
+
+def _phases(axes: Any, phases: list[list[Any]], end: int) -> None:
+    """Name the parts of the step along the panel's upper edge; what is computed again belongs to backward."""
+    begins = [next(at for at, name in phases if name == part) for part in ("forward", "backward", "update")]
+    for part, start, stop in zip(("forward", "backward", "update"), begins, [*begins[1:], end], strict=True):
+        if start > phases[0][0]:
+            axes.axvline(start, color="black", linewidth=0.6, alpha=0.6)
+        place = ("data", "axes fraction")
+        axes.annotate(part, ((start + stop) / 2, 0.985), xycoords=place, ha="center", va="top", fontsize=8)
+
+
+def _colours() -> dict[str, str]:
+    """The classes' colours; of activations, the kept ones dark and the others light."""
+    from zerosim.figures.style import CLASSES
+
+    order = ("parameters", "optimizer_states", "gradients", "buffers")
+    return {**{cls: CLASSES[cls] for cls in order}, "kept": "#8E2A66", "activations": "#E8B9D3"}

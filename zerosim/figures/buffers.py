@@ -9,7 +9,8 @@ from zerosim import formulas
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_KINDS = {"per_layer": ("o", "#D55E00"), "constant": ("s", "#0072B2")}
+_KINDS = {"per_layer": ("o", "#D55E00", 9, 4.0), "constant": ("s", "#0072B2", 5, 1.4)}
+"""Mark, colour, and the sizes of mark and line: the first is drawn below the second and shows where they agree."""
 
 
 def buffers(result: dict[str, Any]) -> "Figure":
@@ -27,9 +28,10 @@ def buffers(result: dict[str, Any]) -> "Figure":
         own = sorted((row for row in rows if row["stage"] == stage), key=lambda row: row["width"])
         widths = [row["width"] for row in own]
         between = np.unique(np.geomspace(widths[0], widths[-1], 60).round().astype(int)).tolist()
-        for kind, (mark, colour) in _KINDS.items():
-            axes.plot(between, [_formula(result, stage, kind, h, own[0]) for h in between], color=colour, linewidth=1.4)
-            axes.plot(widths, [max(row[kind]["measured"]) for row in own], mark, color=colour)
+        for kind, (mark, colour, size, width) in _KINDS.items():
+            expected = [_formula(result, stage, kind, h, own[0]) for h in between]
+            axes.plot(between, expected, color=colour, linewidth=width)
+            axes.plot(widths, [max(row[kind]["measured"]) for row in own], mark, color=colour, markersize=size)
         axes.plot(widths, [row["fused_formula"] for row in own], "--", color="#555555", linewidth=1.2)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -41,8 +43,11 @@ def buffers(result: dict[str, Any]) -> "Figure":
         axes.set_title(f"stage {stage}" + (": a whole layer is gathered, too" if stage == 3 else ""), loc="left")
     panels[0].set_ylabel("peak of buffers on the fullest rank")
     handles = [
-        *(Line2D([], [], color=colour, marker=mark, label=names[kind]) for kind, (mark, colour) in _KINDS.items()),
-        Line2D([], [], color="#555555", linestyle="--", label="all gradients fused, fp32 (formula)"),
+        *(
+            Line2D([], [], color=colour, marker=mark, markersize=size, linewidth=width, label=names[kind])
+            for kind, (mark, colour, size, width) in _KINDS.items()
+        ),
+        Line2D([], [], color="#555555", linestyle="--", label="all gradients fused (formula)"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     ranks = "1 rank" if result["ranks"] == 1 else f"{result['ranks']} ranks"

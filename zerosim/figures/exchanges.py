@@ -4,7 +4,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from zerosim.collectives import NOBODY
-from zerosim.collectives.check import Trace, counted
+from zerosim.collectives.check import Trace
+from zerosim.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

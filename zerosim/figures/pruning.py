@@ -1,6 +1,6 @@
 """Which groups were pruned in which step, as a raster below the loss: pruned again and again, or in turn."""
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ def pruning(report: dict[str, Any]) -> "Figure | None":
     skipped prunes nothing. None if nothing is pruned.
     """
     import numpy as np
+    from matplotlib import colormaps
+    from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
     from zerosim.figures.style import new_figure, plain, subject
@@ -22,7 +24,7 @@ def pruning(report: dict[str, Any]) -> "Figure | None":
     if not run["pruning"]:
         return None
     own, steps = run["pruning"], len(run["loss"])
-    figure, (above, below) = new_figure(2, size=(8, 5.5), sharex=True, height_ratios=(1, 2))
+    figure, (above, below) = new_figure(2, size=(8.5, 5.8), sharex=True, height_ratios=(1, 2))
     values = [float("nan") if value is None else value for value in run["loss"]]
     above.plot(range(1, steps + 1), values, color="black", marker="." if steps == 1 else "")
     above.set_ylabel("loss")
@@ -35,8 +37,12 @@ def pruning(report: dict[str, Any]) -> "Figure | None":
     below.pcolormesh(
         np.arange(steps + 1) + 0.5, edges, counts / sizes[:, None], cmap="Blues", vmin=0, vmax=1, rasterized=True
     )
-    for end in list(accumulate(own["groups_per_layer"]))[:-1]:
-        below.axhline(end, color="#D55E00", linewidth=1)
+    _name_layers(below, own["groups_per_layer"], groups)
+    shades = [(1.0, "pruned"), (0.0, "not")]
+    if width > 1:
+        shades = [(1.0, "pruned"), (0.5, f"some of {width} neighbours pruned"), (0.0, "none")]
+    handles = [Patch(facecolor=colormaps["Blues"](shade), edgecolor="#999999", label=name) for shade, name in shades]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     below.set_ylim(groups, 0)
     below.set_ylabel(f"group{'' if own['by'] == 'layer' else ', layer after layer'}")
     below.set_xlabel("step")
@@ -48,3 +54,16 @@ def pruning(report: dict[str, Any]) -> "Figure | None":
     )
     figure.suptitle(f"{title}\n{subject(report)}", x=0.01, ha="left", fontsize=11)
     return figure
+
+
+def _name_layers(axes: Any, counts: list[int], groups: int) -> None:
+    """Part the layers by lines, and name beside the panel those that are not too close to the one named before."""
+    named = float(-groups)
+    for layer, (begin, end) in enumerate(pairwise(accumulate(counts, initial=0))):
+        if begin:
+            axes.axhline(begin, color="#D55E00", linewidth=1.5)
+        middle = (begin + end) / 2
+        if middle - named > groups / 25:
+            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            axes.annotate(f"layer {layer}", (1, middle), (5, 0), va="center", fontsize=9, **place)
+            named = middle

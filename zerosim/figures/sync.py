@@ -19,6 +19,11 @@ def sync(report: dict[str, Any]) -> "Figure | None":
     above.plot(own["after_steps"], own["largest_drift"], "s--", color="#0072B2", markersize=4, label="a single weight")
     if min(own["largest_drift"]) > 0:
         above.set_yscale("log")
+    last = own["after_steps"][-1] - (own["after_steps"][-2] if len(own["after_steps"]) > 1 else 0)
+    if last < own["every"]:
+        text = f"at the end,\nafter {last} step{'s' * (last > 1)}"
+        where = own["after_steps"][-1], own["drift"][-1]
+        above.annotate(text, where, (-8, -2), textcoords="offset points", ha="right", va="top", fontsize=9)
     above.set_ylabel("distance from the mean\nbefore averaging")
     above.legend(frameon=False)
     below.plot(range(1, len(loss) + 1), [float("nan") if one is None else one for one in loss], color="black")

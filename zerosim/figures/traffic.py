@@ -29,7 +29,9 @@ def traffic(report: dict[str, Any]) -> "Figure":
                 axes.plot([at - 0.34, at + 0.34], [level, level], color="black", linewidth=1.4)
         axes.annotate(si(bottom), (at, bottom), (0, 3), textcoords="offset points", ha="center", fontsize=8)
     Psi = report["model"]["parameters"] * WIDTH[report["config"]["precision"]]
-    for times in (2, 3) if not groups else ():
+    averages = report["config"]["sync"] == "average"
+    equal = not groups and len(set(report["grid"]["shares"])) == 1
+    for times in (2, 3) if equal and not averages else ():
         axes.axhline(times * Psi, color="black", linewidth=0.8, linestyle="--", zorder=0)
         axes.annotate(
             f"{times} Ψ",
@@ -40,16 +42,18 @@ def traffic(report: dict[str, Any]) -> "Figure":
             va="center",
         )
     axes.set_xticks(range(len(report["runs"])), [f"stage {run['stage']}" for run in report["runs"]])
-    axes.margins(y=0.08)
+    axes.margins(y=0.12)
     in_bytes(axes)
     axes.set_ylabel("bytes sent per rank and step")
     k = report["config"]["grad_accum"]
     title = "Traffic of a step" if k == 1 else f"Traffic of a step of {k} micro-steps"
+    if averages:
+        title = f"Traffic of a step after which parameters are averaged, one in {report['config']['sync_every']}"
     axes.set_title(f"{title}\n{subject(report)}", loc="left", fontsize=11)
     handles: list[Any] = [Patch(color=colour, label=verb) for verb, colour in VERBS.items()]
     handles += [Patch(color=GROUPS[group], label=f"{group} parallel") for group in groups]
-    handles.append(Line2D([], [], color="black", linewidth=1.4, label="formula" if groups else "formula, (N - 1) / N"))
-    if not groups:
+    handles.append(Line2D([], [], color="black", linewidth=1.4, label="formula, (N - 1) / N" if equal else "formula"))
+    if equal and not averages:
         handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle="--", label="paper, large N"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     return figure

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from zerosim.report import DRAWN, waits
+from zerosim.report import DRAWN, text_seconds, waits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ def waiting(report: dict[str, Any]) -> "Figure | None":
     """Draw the step of the last run; None if no rank waits for another one by design."""
     from matplotlib.patches import Patch
 
-    from zerosim.figures.style import PHASES, WAIT, new_figure, subject
+    from zerosim.figures.style import PHASES, WAIT, new_figure, plain, subject
 
     if not waits(report):
         return None
@@ -21,22 +21,28 @@ def waiting(report: dict[str, Any]) -> "Figure | None":
     figure, (axes, beside) = new_figure(
         1, 2, size=(12, 2.2 + 0.42 * len(clocks)), sharey=True, gridspec_kw={"width_ratios": [4, 1]}
     )
+    whole = max(end for clock in clocks for _, end, _, _ in clock["spans"])
+    unit, size = ("seconds", 1.0) if whole >= 1 else ("milliseconds", 1e3)
     for rank, clock in enumerate(clocks):
         for start, end, what, partner in clock["spans"]:
-            _span(axes, rank, 1e3 * start, 1e3 * end, what, partner, 1e3 * run["time"]["virtual"]["seconds_per_step"])
+            _span(axes, rank, size * start, size * end, what, partner, size * whole)
     axes.set_yticks(range(len(clocks)), [_name(report, rank) for rank in range(len(clocks))])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1e3 * run["time"]["virtual"]["seconds_per_step"])
-    axes.set_xlabel(f"milliseconds on the virtual clock ({run['time']['virtual']['cluster']})")
-    measured = [1e3 * sum(own) for own in run["time"]["waited_for"][:DRAWN]]
+    axes.set_xlim(0, size * whole)
+    axes.set_xlabel(f"{unit} on the virtual clock ({run['time']['virtual']['cluster']})")
+    measured = [sum(own) for own in run["time"]["waited_for"][:DRAWN]]
     beside.barh(range(len(clocks)), measured, 0.7, color=WAIT, linewidth=0)
-    for rank, milliseconds in enumerate(measured):
-        beside.annotate(f"{milliseconds:.2f}", (milliseconds, rank), (3, 0), textcoords="offset points", va="center")
-    beside.margins(x=0.3)
-    beside.set_xlabel("waited, measured, ms")
+    for rank, seconds in enumerate(measured):
+        place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+        beside.annotate(text_seconds(seconds), (seconds, rank), **place)
+    beside.set_xlim(0, 1.7 * max([*measured, 1e-6]))
+    beside.set_xticks([0])
+    beside.set_xlabel("waited,\nas measured")
+    for panel in (axes, beside):
+        plain(panel)
     names = {what for clock in clocks for _, _, what, _ in clock["spans"]}
     handles = [Patch(color=colour, label=name) for name, colour in PHASES.items() if name in names]
-    handles.append(Patch(color=WAIT, label="waits for that rank"))
+    handles.append(Patch(color=WAIT, label="waits for the rank of that number"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(f"A step of stage {run['stage']}: {subject(report)}", x=0.01, ha="left", fontsize=11)
     return figure

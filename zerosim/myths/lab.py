@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from zerosim import whole
 from zerosim.blas import one_thread
 from zerosim.comm import Comm
 from zerosim.config import Config
@@ -150,7 +151,7 @@ class Lab:
 
 def weights(rank: Rank) -> np.ndarray:
     """Return all weights in full precision, in layer order, without padding; every rank of the world calls it."""
-    return np.concatenate([layer.copy() for layer in rank.weights()])
+    return np.concatenate([layer.copy() for layer in whole.weights(rank)])
 
 
 def largest(values: np.ndarray) -> float:

@@ -1,10 +1,10 @@
 """Where measurement and formula meet: records become the report (`build`), the report what is printed (`tables`)."""
 
-from zerosim.report.books import total_at_rest, total_sent
+from zerosim.report.books import sent_on_average, total_at_rest, total_sent
 from zerosim.report.build import DRAWN, SCHEMA, build_report
 from zerosim.report.files import make_folder, write_report
 from zerosim.report.tables import format_report, waits
-from zerosim.report.text import binary, console_text, equation, number, si
+from zerosim.report.text import binary, console_text, equation, number, si, text_seconds
 
 __all__ = [
     "DRAWN",
@@ -16,7 +16,9 @@ __all__ = [
     "format_report",
     "make_folder",
     "number",
+    "sent_on_average",
     "si",
+    "text_seconds",
     "total_at_rest",
     "total_sent",
     "waits",

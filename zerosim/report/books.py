@@ -2,6 +2,8 @@
 
 from typing import Any
 
+_KINDS = ("measured", "formula_per_rank")
+
 
 def total_at_rest(run: dict[str, Any]) -> tuple[int, int, bool]:
     """Return bytes at rest of the fullest rank, the formula's, and whether all classes of all ranks equal it."""
@@ -9,13 +11,22 @@ def total_at_rest(run: dict[str, Any]) -> tuple[int, int, bool]:
 
 
 def total_sent(run: dict[str, Any]) -> tuple[int, int, bool]:
-    """Return bytes sent per step by the busiest rank, the formula's, and whether all verbs of all ranks equal it."""
-    return fullest(run["traffic"]["per_step"])
+    """Return bytes sent per step by the busiest rank to all groups, the formula's, and whether all are equal."""
+    books = [run["traffic"]["per_step"], *run["traffic"]["model_parallel"].values()]
+    sums = {
+        kind: [sum(map(total, own)) for own in zip(*(book[kind] for book in books), strict=True)] for kind in _KINDS
+    }
+    return max(sums[_KINDS[0]]), max(sums[_KINDS[1]]), all(fullest(book)[2] for book in books)
+
+
+def sent_on_average(run: dict[str, Any]) -> float:
+    """Return bytes sent per step by the busiest rank, where not all steps are alike the mean of them."""
+    return max(run["sync"]["sent"]["measured"]) / run["steps"] if "sync" in run else total_sent(run)[0]
 
 
 def fullest(book: dict[str, Any]) -> tuple[int, int, bool]:
     """Return the greatest total of a rank, the formula's, and whether all of all ranks are equal."""
-    measured, formula = book["measured"], book["formula_per_rank"]
+    measured, formula = (book[kind] for kind in _KINDS)
     return max(map(total, measured)), max(map(total, formula)), measured == formula
 
 

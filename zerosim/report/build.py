@@ -11,7 +11,7 @@ from zerosim.collectives.auto import choice
 from zerosim.config import Config
 from zerosim.report.books import total
 from zerosim.train import Records, Run
-from zerosim.virtual import replay
+from zerosim.virtual import Span, replay
 
 SCHEMA = "zerosim.report/1"
 DRAWN = 16
@@ -73,6 +73,7 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
         "witnesses": run.witnesses,
         "time": {
             **run.seconds,
+            "slept": [own["slept"] for own in run.work],
             "waited_for": [own["waited_for"] for own in run.work],
             "virtual": _virtual(records, run),
         },
@@ -311,10 +312,15 @@ def _raster(own: dict[str, Any]) -> dict[str, Any]:
 # who waits for whom --------------------------------------------------------------------------------------------------
 
 
+def _from(first: float, spans: list[Span]) -> list[list[Any]]:
+    return [[start - first, end - first, what, partner] for start, end, what, partner in spans]
+
+
 def _virtual(records: Records, run: Run) -> dict[str, Any] | None:
     """The recorded step on a virtual clock, at the rates at which the ranks worked, on the network of a cluster.
 
-    None if none was recorded. Spans are what the figure of the last run draws.
+    It follows on the same step, so that a rank which is late with one is waited for in the next. None if none was
+    recorded. Spans are what the figure of the last run draws.
     """
     if not run.recorded:
         return None
@@ -324,19 +330,20 @@ def _virtual(records: Records, run: Run) -> dict[str, Any] | None:
         sum(own[seconds] for own in run.work) / max(1, sum(own[count] for own in run.work))
         for seconds, count in (("compute", "operations"), ("update", "updated"))
     )
-    clocks = replay(run.recorded, operation, update, cluster, dict([straggler] if straggler else []))
+    clocks = replay(run.recorded, operation, update, cluster, dict([straggler] if straggler else []), before=1)
+    first = min(clock.began for clock in clocks)
     return {
         "cluster": cluster.name,
         "seconds_per_operation": operation,
         "seconds_per_update": update,
-        "seconds_per_step": max(clock.now for clock in clocks),
+        "seconds_per_step": max(clock.now for clock in clocks) - max(clock.began for clock in clocks),
         "ranks": [
             {
-                "seconds": clock.now,
+                "seconds": clock.now - clock.began,
                 "busy": clock.busy,
                 "network": clock.network,
                 "waited_for": [clock.waits.get(other, 0.0) for other in range(records.world_size)],
-                **({"spans": [list(span) for span in clock.spans]} if last and rank < DRAWN else {}),
+                **({"spans": _from(first, clock.spans)} if last and rank < DRAWN else {}),
             }
             for rank, clock in enumerate(clocks)
         ],

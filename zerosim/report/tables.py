@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from zerosim import formulas
 from zerosim.collectives import AUTO, NATIVE
 from zerosim.report.books import fullest, total_at_rest, total_sent
-from zerosim.report.text import console_text, equation, number, si
+from zerosim.report.text import console_text, equation, number, si, text_seconds
+from zerosim.words import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,8 +42,7 @@ def _stages(report: dict[str, Any]) -> "Table":
     regression = report["data"]["task"] == "regression"
     table = _table()
     table.add_column("\nstage", justify="right", no_wrap=True)
-    modelled = report["runs"][0]["traffic"]["modelled"]
-    for what, how in (("memory at rest", "counted"), ("sent per step", "modelled" if modelled else "counted")):
+    for what, how in _columns(report["runs"][0]):
         table.add_column(f"{what}\n{how} = formula", justify="center", no_wrap=True)
     table.add_column("last\nloss", justify="right", no_wrap=True)
     table.add_column("test\nloss" if regression else "test\naccuracy", justify="right", no_wrap=True)
@@ -57,6 +57,12 @@ def _stages(report: dict[str, Any]) -> "Table":
             run["weights_sha256"][:8],
         )
     return table
+
+
+def _columns(run: dict[str, Any]) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What is held and what is sent, and how that is known."""
+    sent = "sent to average" if "sync" in run else "sent per step"
+    return ("memory at rest", "counted"), (sent, "modelled" if run["traffic"]["modelled"] else "counted")
 
 
 def _table(gap: int = 1) -> "Table":
@@ -106,13 +112,13 @@ def _of(book: Any, ranks: list[int]) -> Any:
 def _shares(report: dict[str, Any]) -> list[Any]:
     """Of each data-parallel rank, where slices are unequal: its share, and what it holds and sends for that."""
     run, shares = report["runs"][-1], report["grid"]["shares"]
-    if len(set(shares)) == 1:
+    if len(set(shares)) == 1 or run["stage"] == 0:
         return []
     table = _table(gap=2)
     for title in ("data\nrank", "\nowns"):
         table.add_column(title, justify="right", no_wrap=True)
-    for what in ("memory at rest", "sent per step"):
-        table.add_column(f"{what}\ncounted = formula", justify="center", no_wrap=True)
+    for what, how in _columns(run):
+        table.add_column(f"{what}\n{how} = formula", justify="center", no_wrap=True)
     for d, share in enumerate(shares):
         ranks = [rank for rank, place in enumerate(report["grid"]["ranks"]) if place["data"] == d]
         books = (run["memory"]["at_rest"], run["traffic"]["per_step"])
@@ -142,12 +148,15 @@ def _waiting(report: dict[str, Any]) -> list[Any]:
     for rank, (clock, measured) in enumerate(zip(virtual["ranks"], time["waited_for"], strict=True)):
         table.add_row(
             str(rank),
-            *(f"{1e3 * seconds:.3f} ms" for seconds in (clock["busy"], clock["network"], sum(clock["waited_for"]))),
+            *(text_seconds(seconds) for seconds in (clock["busy"], clock["network"], sum(clock["waited_for"]))),
             _most(clock["waited_for"]),
-            f"{1e3 * sum(measured):.3f} ms",
+            text_seconds(sum(measured)),
             _most(measured),
         )
-    return [f"Who waits for whom in a step of stage {run['stage']}:", table, *_bubble_lines(report)]
+    lines = [f"Who waits for whom in a step of stage {run['stage']}:", table, *_bubble_lines(report)]
+    if run["traffic"]["modelled"]:
+        lines.append("MPI's own collectives are not on the virtual clock: what they send cannot be seen.")
+    return lines
 
 
 def _bubble_lines(report: dict[str, Any]) -> list[str]:
@@ -188,8 +197,8 @@ def _weights_line(report: dict[str, Any]) -> str:
     if report["config"]["grad_accum"] > 1:
         largest = max(run["largest_difference"] for run in report["runs"])
         return (
-            f"Weights: to the bit, {same}. With accumulation stages 0 and 1 add over micro-steps first, 2 and 3 over "
-            f"ranks first, so the pairs differ by rounding: by {largest:.1e} at the most."
+            f"Weights: to the bit, {same}. Stages 0 and 1 add a micro-step's gradient before it is reduced, 2 and 3 "
+            f"after that: the pairs round at other places, and end up to {largest:.1e} apart."
         )
     if report["config"]["collective"] == NATIVE:
         largest = max(run["largest_difference"] for run in report["runs"])
@@ -249,7 +258,8 @@ def _sync_lines(report: dict[str, Any]) -> list[str]:
         return []
     sent, gradients = (max(one) for one in (sync["sent"]["measured"], sync["averaging_gradients_formula"]))
     return [
-        f"Averaged: parameters, {len(sync['drift'])} times, after every {sync['every']} steps and the last one. The "
+        f"Averaged: parameters, {counted(len(sync['drift']), 'time')}, after every {counted(sync['every'], 'step')} "
+        f"and the last one. The "
         f"table has such a step's bytes; in the whole run it is {si(sent)} per rank, where averaging gradients takes "
         f"{si(gradients)}. Before it a rank's weights were up to {max(sync['drift']):.2g} away from their mean (root "
         f"mean square over the ranks), a single weight up to {max(sync['largest_drift']):.2g}."
@@ -264,7 +274,7 @@ def _stopped_lines(report: dict[str, Any]) -> list[str]:
             alike.setdefault((run["stopped"], len(run["epochs"])), []).append(str(run["stage"]))
     why = {
         "target_loss": f"the loss on the training rows has reached {config['target_loss']}",
-        "patience": f"the loss on the training rows was lowest {config['patience']} epochs before",
+        "patience": f"the loss on the training rows was lowest {counted(config['patience'] or 0, 'epoch')} before",
     }
     return [f"Stopped after epoch {n} at stage {', '.join(own)}: {why[what]}." for (what, n), own in alike.items()]
 
@@ -296,7 +306,7 @@ def _pruning_lines(report: dict[str, Any]) -> list[str]:
     return [
         f"Pruning{where}: in each step the {own['pruned']['formula']} of {own['groups']} groups by {own['by']} with "
         f"the smallest gradients were {done}; {own['always']} groups in every step, {own['never']} in none. "
-        f"{own['without_gradient'][-1]} groups had no gradient at all in the last step. "
+        f"{counted(own['without_gradient'][-1], 'group')} had no gradient at all in the last step. "
         f"At the end {100 * own['zero_share']:.2f} % of the weights are exactly 0.",
         f"Pruning is no part of ZeRO and changes the training. It saves no memory at rest and no gradient traffic, for "
         f"a gradient must be made and reduced before its norm is known; the norms cost each rank {each} per step.",
@@ -322,11 +332,11 @@ def _witnesses(report: dict[str, Any]) -> list[Any]:
     for title in ("stage", "", "counted", *called):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
     for run in report["runs"]:
-        for what, counted in _counted(run).items():
+        for what, books in _counted(run).items():
             said = {name: [own.get(what) for own in run["witnesses"][name]] for name in called}
             if any(numbers[0] is not None for numbers in said.values()):
-                cells = [_farthest(numbers, counted) for numbers in said.values()]
-                table.add_row(str(run["stage"]), what.replace("_", " "), si(max(counted)), *cells)
+                cells = [_farthest(numbers, books) for numbers in said.values()]
+                table.add_row(str(run["stage"]), what.replace("_", " "), si(max(books)), *cells)
     lines = ["Witnesses, as shares of what was counted, on the rank where they are farthest from 1:", table]
     if "os" in called:
         own = report["runs"][0]["witnesses"]["os"][0]

@@ -22,6 +22,15 @@ def binary(nbytes: float) -> str:
     return f"{nbytes:.4g} {unit}"
 
 
+def text_seconds(seconds: float) -> str:
+    """Seconds with four digits: 0.0123 is "12.30 ms"."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= 0.99995 * size or unit == "us":
+            break
+    value = seconds / size
+    return f"{value:.{max(0, 4 - len(str(int(value))))}f} {unit}"
+
+
 def equation(counted: int, formula: int, equal: bool) -> str:
     """Bytes counted beside the formula's, 19 columns wide; `equal` says whether they are."""
     return f"{si(counted):>8} {'=' if equal else '≠'} {si(formula):<8}"

@@ -1,48 +1,82 @@
-"""M_D: long-lived blocks in a region of their own, allocated beforehand, leave the rest to the short-lived ones.
+"""M_D: what lives long goes to memory allocated beforehand, in one piece, and leaves the rest to what lives short.
 
-(ZeRO, arXiv:1910.02054, sections 3.2 and 6.3.) What the ledger booked in a real step is placed in one arena, as it
-comes and with such a region. At stage 3 gathered layers are short-lived, and activations, which are taken in turn with
-them, live until the backward pass. The paper copies a long-lived block into its region once it is made; here it is made
-there.
+(ZeRO, arXiv:1910.02054, sections 3.2 and 6.3.) Where activations are checkpointed, the forward pass keeps some and
+drops those between them; the backward pass keeps gradients and drops activations that were computed again, and buffers.
+Here the same real step is taken four times, at stage 2 as in the paper: with checkpoints and gradients each where it is
+made, or in a chunk that was there before. What the ledger booked is then placed in one arena.
 """
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection
+from typing import Any, cast
 
-from zerosim import arena
+import numpy as np
+
+from zerosim import arena, formulas
 from zerosim.arena import Block
-from zerosim.bench.shared import Tell
-from zerosim.ledger import CLASSES
-from zerosim.report import si
-from zerosim.residual.shared import Settings, new_table, record
+from zerosim.bench.shared import Task, Tell, together
+from zerosim.rank import Rank
+from zerosim.report import equation, si
+from zerosim.residual.shared import Record, Settings, new_table, record
 from zerosim.transport import Transport
 
-STAGES = (2, 3)
+STAGE = 2
 
-LONG = tuple(cls for cls in CLASSES if cls != "buffers")
-"""Long-lived, as the paper has it: activations that are kept and gradients; and the model states, which never go."""
-
-SHARE = 10
-"""Long-lived, as measured: what lives for a tenth of the record."""
-
-PLANS = {
-    "together": "as it\ncomes",
-    "by_class": "apart,\nby class",
-    "by_lifetime": "apart, by\nlifetime",
-    "best_lifetime": "apart, in\nhindsight",
+WAYS: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "gradients": ("gradients",),
+    "checkpoints": ("checkpoints",),
+    "both (M_D)": ("checkpoints", "gradients"),
 }
+"""By name, what has a chunk of its own."""
+
+
+class AsMade:
+    """This rank's shard of gradients in pieces: a bucket's slice is an array that is taken when it is first asked for.
+
+    It stands in for `Rank.gradients` at stage 2, which goes through them bucket by bucket.
+    """
+
+    def __init__(self, rank: Rank) -> None:
+        self.size = rank.layout.shard
+        self._rank = rank
+        self._slices: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, where: slice) -> np.ndarray:
+        """Return the slice of a bucket."""
+        if where.start not in self._slices:
+            self._slices[where.start] = self._rank.zeros("gradients", where.stop - where.start)
+        return self._slices[where.start]
+
+
+def step(transport: Transport, task: Task, chunks: Collection[str]) -> Record:
+    """Take a real step with all ranks and return this one's record; `chunks` are "checkpoints", "gradients" or both."""
+
+    def prepare(rank: Rank) -> None:
+        rank.contiguous = "checkpoints" in chunks
+        if "gradients" not in chunks:
+            rank.ledger.release(rank.gradients)
+            rank.gradients = cast(np.ndarray, AsMade(rank))
+
+    return record(transport, task, STAGE, prepare=prepare)
 
 
 def measure(transport: Transport, settings: Settings, tell: Tell) -> list[dict[str, Any]]:
-    """Return a row per stage and order of the hidden layers: the arenas that a step of this rank needs, in bytes."""
-    rows = []
+    """Return a row per order of the hidden layers and way of allocating: the arena that this rank's step needs."""
+    rows: list[dict[str, Any]] = []
     for order, hidden in orders(settings).items():
-        for stage in STAGES:
-            tell(f"defragmentation: stage {stage}, layers {order}")
-            task = settings.task(hidden)
-            events, peak = record(transport, task, stage)
-            row = {"stage": stage, "order": order, "layers": list(task.widths), "peak": peak}
-            rows.append(row | placed(arena.blocks(events), settings.fit))
+        task = settings.task(hidden, checkpoint=True)
+        own, blocks = [], []
+        for way, chunks in WAYS.items():
+            tell(f"defragmentation: layers {order}, in chunks {way}")
+            taken = step(transport, task, chunks)
+            blocks.append(placed(taken))
+            own.append({"order": order, "way": way, **_row(transport, task, taken, blocks[-1], chunks, settings.fit)})
+        smallest = min(row["arena"] for row in own)
+        for row, found in zip(own, blocks, strict=True):
+            full = arena.fails(found, smallest, settings.fit)
+            row["in_the_smallest_arena"] = full and {"limit": smallest, **vars(full)}
+            row["same_bits"] = row["weights_sha256"] == own[0]["weights_sha256"]
+        rows += own
     return rows
 
 
@@ -52,87 +86,106 @@ def orders(settings: Settings) -> dict[str, tuple[int, ...]]:
     return both if settings.hidden != settings.hidden[::-1] else {"as given": settings.hidden}
 
 
-def placed(blocks: Sequence[Block], fit: str) -> dict[str, Any]:
-    """Return the blocks of a record (class, bytes, begin, end), and what each plan of placing them needs."""
-    moments = max(block.end for block in blocks)
-    lifetimes = sorted({block.end - block.begin for block in blocks})
-    splits = {least: arena.long_lived(blocks, moments=least) for least in lifetimes}
-    best = min(splits, key=lambda least: arena.replay(blocks, splits[least], fit).size)
-    plans = {
-        "together": _plan(blocks, (), fit),
-        "by_class": _plan(blocks, arena.long_lived(blocks, LONG), fit) | {"classes": list(LONG)},
-        "by_lifetime": _lifetime(blocks, -(-moments // SHARE), fit),
-        "best_lifetime": _lifetime(blocks, best, fit),
-    }
-    return {"moments": moments, "blocks": [list(block) for block in blocks], "plans": plans}
+def placed(taken: Record) -> list[Block]:
+    """Return the arrays of a step; activations that wait from the forward for the backward pass are of class "kept"."""
+    turn = next(at for at, name in taken.phases if name == "backward")
+    return [
+        block._replace(cls="kept") if block.cls == "activations" and block.begin < turn <= block.end else block
+        for block in arena.blocks(taken.events)
+    ]
 
 
-def _lifetime(blocks: Sequence[Block], least: int, fit: str) -> dict[str, Any]:
-    return _plan(blocks, arena.long_lived(blocks, moments=least), fit) | {"least_lifetime": least}
-
-
-def _plan(blocks: Sequence[Block], apart: Collection[int], fit: str) -> dict[str, Any]:
-    found = arena.replay(blocks, apart, fit)
-    limits = {"one_byte_less": found.size - 1, "arena_of_the_peak": arena.peak(blocks)}
-    failures = {name: arena.fails(blocks, limit, apart, fit) for name, limit in limits.items()}
+def _row(
+    transport: Transport, task: Task, taken: Record, blocks: list[Block], chunks: Collection[str], fit: str
+) -> dict[str, Any]:
+    found, L, N, rows = arena.replay(blocks, fit), task.widths, transport.size, task.rows
+    every = task.config((STAGE,), N).checkpoint_activations or 1
+    checkpoints = formulas.checkpoints(L, rows, formulas.WIDTH[task.precision], every)
+    gradients = formulas.at_rest(STAGE, L, N, task.precision, task.optimizer)["gradients"]
+    outputs = formulas.WIDTH[task.precision] * rows * L[-1]
+    begins = min(block.begin for block in blocks if block.cls == "kept")
+    first = {"gradients": begins, "checkpoints": begins + 1}
     return {
+        "layers": list(L),
+        "every": every,
+        "long_lived": {
+            "measured": together(transport, sum(b.nbytes for b in blocks if b.cls in ("kept", "gradients"))),
+            "formula": checkpoints + outputs + gradients,
+        },
+        "beforehand": {
+            "measured": together(transport, sum(_beforehand(blocks, name, first[name]) for name in chunks)),
+            "formula": sum({"checkpoints": checkpoints, "gradients": gradients}[name] for name in chunks),
+        },
+        "peak": taken.peak,
         "arena": found.size,
-        "reserved": found.reserved,
         "worst_moment": found.worst,
+        "weights_sha256": taken.weights_sha256,
+        "moments": max(block.end for block in blocks),
+        "phases": [[at, name] for at, name in taken.phases],
+        "blocks": [list(block) for block in blocks],
         "addresses": found.addresses,
-        **{name: full and {"limit": limits[name], **vars(full)} for name, full in failures.items()},
     }
+
+
+def _beforehand(blocks: list[Block], name: str, before: int) -> int:
+    """Bytes of a chunk: of what was taken before any other activation or gradient."""
+    cls = "kept" if name == "checkpoints" else name
+    return sum(block.nbytes for block in blocks if block.cls == cls and block.begin < before)
 
 
 def show(rows: list[dict[str, Any]], settings: Settings) -> list[Any]:
     """Return the section as text and tables."""
-    arenas = new_table("\nstage", "<\nlayers", "\npeak held", "\narena", *PLANS.values())
-    for row in rows:
-        size = si(row["plans"]["together"]["arena"])
-        above = [f"{100 * (plan['arena'] / row['peak'] - 1):+.1f} %" for plan in row["plans"].values()]
-        arenas.add_row(str(row["stage"]), row["order"], si(row["peak"]), size, *above)
-    ends = new_table(
-        "\nstage", "<\nlayers", "<\nplaced", "\nasked for", "free\nin all", "of the\narena", "free in\none piece"
+    arenas = new_table(
+        "<\nlayers",
+        "<\nin chunks",
+        "^allocated beforehand\ncounted = formula",
+        "peak\nheld",
+        "\narena",
+        "above\nthe peak",
     )
+    ends = new_table("<\nlayers", "<\nin chunks", "\nasked for", "free\nin all", "of the\narena", "free in\none piece")
     for row in rows:
-        for name in ("together", "by_class"):
-            ends.add_row(str(row["stage"]), row["order"], PLANS[name].replace("\n", " "), *_end(row["plans"][name]))
+        above = f"{100 * (row['arena'] / row['peak'] - 1):+.1f} %"
+        arenas.add_row(row["order"], row["way"], _equation(row["beforehand"]), si(row["peak"]), si(row["arena"]), above)
+        ends.add_row(row["order"], row["way"], *_end(row["in_the_smallest_arena"]))
+    equal = all(_equal(row[name]) for row in rows for name in ("long_lived", "beforehand"))
+    same = all(row["same_bits"] for row in rows)
     return [
-        f"Defragmentation (M_D): a step's arrays on rank 0, placed in one arena, {settings.fit} fit; layers as given "
-        f"{' x '.join(map(str, rows[0]['layers']))}, {settings.rows} rows per rank, fp32. The smallest arena in which "
-        "the step fits as it comes, and how far above the peak the arenas are:",
+        f"Defragmentation (M_D): a step of stage {STAGE} on rank 0, its arrays in one arena, {settings.fit} fit; "
+        f"layers as given {' x '.join(map(str, rows[0]['layers']))}, {settings.rows} rows per rank, fp32, the input of "
+        f"one layer in {rows[0]['every']} kept. Checkpoints and gradients are each made where there is room, or in a "
+        "chunk allocated beforehand; the smallest arena in which the step fits:",
         arenas,
-        f"apart: long-lived arrays have a region of their own, allocated beforehand. By class: {_listed(LONG)}; by "
-        f"lifetime: what lives for 1/{SHARE} of all takes and releases; in hindsight: from the lifetime on that suits "
-        "best. In an arena of the peak's bytes, which would do if a block could lie in several pieces (free in all: in "
-        "both regions):",
+        "In the smallest of the four arenas, where the others stop:",
         ends,
-        *_verdict(rows),
+        ("Books: what lives long, and the chunks, equal the formulas, to the byte. " if equal else "")
+        + ("" if equal else "Books: THEY DIFFER: what was counted is not what the formulas say (marked ≠). ")
+        + f"Bits: {'all ways' if same else 'the ways do NOT'} end with the same weights.",
+        *(_verdict([row for row in rows if row["order"] == order]) for order in orders(settings)),
     ]
 
 
-def _end(plan: dict[str, Any]) -> tuple[str, ...]:
-    end = plan["arena_of_the_peak"]
+def _equal(pair: dict[str, Any]) -> bool:
+    return set(pair["measured"]) == {pair["formula"]}
+
+
+def _equation(pair: dict[str, Any]) -> str:
+    return equation(max(pair["measured"]), pair["formula"], _equal(pair))
+
+
+def _end(end: dict[str, Any] | None) -> tuple[str, ...]:
     if end is None:
         return ("it fits", "", "", "")
     return si(end["asked"]), si(end["free"]), f"{100 * end['free'] / end['limit']:.1f} %", si(end["greatest"])
 
 
-def _verdict(rows: list[dict[str, Any]]) -> list[str]:
-    """Say where a region by class helps, where it costs, and where it changes nothing."""
-    said: dict[str, list[str]] = {"helps": [], "costs": [], "changes nothing": []}
-    for row in rows:
-        before, after = (row["plans"][name]["arena"] for name in ("together", "by_class"))
-        what = "helps" if after < before else "costs" if after > before else "changes nothing"
-        change = f" ({100 * (after - before) / before:+.1f} %)" if after != before else ""
-        said[what].append(f"stage {row['stage']} {row['order']}{change}")
-    return [
-        f"The region {', '.join(f'{what} at {_listed(where)}' for what, where in said.items() if where)}.",
-        "It helps where a larger block always comes after long-lived ones and finds no gap. It costs where the two "
-        "kinds are at their most at different times, for then neither can use the other's bytes.",
-    ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    names = [name.replace("_", " ") for name in names]
-    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    """Say what M_D does to gaps, to what is held, and so to the arena."""
+    before, after = rows[0], rows[-1]
+    gaps = [si(row["arena"] - row["peak"]) for row in (before, after)]
+    held, size = (100 * (after[name] / before[name] - 1) for name in ("peak", "arena"))
+    return (
+        f"Layers {before['order']}: M_D changes what is lost in gaps from {gaps[0]} to {gaps[1]}, the peak of what is "
+        f"held by {held:+.1f} % (a chunk is there before it is full, and until it is empty), and so the arena by "
+        f"{size:+.1f} %."
+    )

@@ -1,7 +1,9 @@
 """What the sections share: the settings, and the record of a real step."""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from zerosim.bench.shared import Task, Trainee
 from zerosim.errors import InputError
 from zerosim.ledger import Event
 from zerosim.parallel import Grid
+from zerosim.rank import Rank
 from zerosim.room import check_room, check_states
 from zerosim.transport import Transport
 
@@ -23,7 +26,7 @@ INPUTS, OUTPUTS = 64, 10
 class Settings:
     """What is measured, named as the flags of `residual`. Raises InputError for what cannot be."""
 
-    hidden: tuple[int, ...] = tuple(range(32, 385, 32))
+    hidden: tuple[int, ...] = (64, 256) * 4
     widths: tuple[int, ...] = (128, 256, 512, 1024)
     bucket: int = 131072
     rows: int = 512
@@ -38,9 +41,13 @@ class Settings:
         if self.fit not in FITS:
             raise InputError(f"fit: {self.fit!r} is not known; choose from {', '.join(FITS)}")
 
-    def task(self, hidden: Sequence[int], bucket: int = 0) -> Task:
-        """Return a step's task: an MLP of these hidden widths, in fp32, with Adam and rings."""
-        return Task((INPUTS, *hidden, OUTPUTS), self.rows, "fp32", "adam", "ring", bucket)
+    def task(self, hidden: Sequence[int], bucket: int = 0, checkpoint: bool = False) -> Task:
+        """Return a step's task: an MLP of these hidden widths, in fp32, with Adam and rings.
+
+        With `checkpoint`, the square root of its layers keep their inputs, as with `train --checkpoint-activations`.
+        """
+        every = True if checkpoint else None
+        return Task((INPUTS, *hidden, OUTPUTS), self.rows, "fp32", "adam", "ring", bucket, checkpoint_activations=every)
 
     def check(self, N: int, here: int) -> None:
         """Raise InputError if there is no room for `here` of N ranks; what a step needs besides comes on top."""
@@ -60,6 +67,10 @@ class Record(NamedTuple):
     events: list[Event]
     peak: int
     """The ledger's own: the greatest number of bytes held at one moment."""
+    phases: list[tuple[int, str]]
+    """The phases of the last step: how many takes and releases came before each, and its name."""
+    weights_sha256: str
+    """Of this rank's parameters after the last step."""
 
     def highest(self, cls: str) -> int:
         """Return the greatest number of bytes of one class at one moment."""
@@ -71,19 +82,30 @@ class Record(NamedTuple):
         return most
 
 
-def record(transport: Transport, task: Task, stage: int, rows: Sequence[int] = ()) -> Record:
+def record(
+    transport: Transport,
+    task: Task,
+    stage: int,
+    rows: Sequence[int] = (),
+    prepare: Callable[[Rank], None] | None = None,
+) -> Record:
     """Take a real training step with all ranks and return what this one held; or one of each number of `rows` per rank.
 
-    `rows` may be up to four times the task's.
+    `rows` may be up to four times the task's. `prepare` is called before the first step.
     """
     trainee = Trainee(transport, task, stage)
-    ledger = trainee.rank.ledger
+    rank, ledger = trainee.rank, trainee.rank.ledger
+    if prepare:
+        prepare(rank)
     ledger.reset_peak()
     held = ledger.held()
     with ledger.recording() as events:
         for each in rows or (task.rows,):
             trainee.step(np.arange(each * transport.size))
-    return Record(held + events, ledger.peak["total"])
+    events = held + events
+    times = [event.at for event in events if event.change]
+    phases = [(bisect_left(times, phase.at), phase.name) for phase in rank.phases]
+    return Record(events, ledger.peak["total"], phases, hashlib.sha256(rank.parameters.tobytes()).hexdigest())
 
 
 def new_table(*columns: str) -> Any:

@@ -102,14 +102,21 @@ class MPITransport:
         """Wait for all ranks, as the MPI library does it; benchmarks start from here."""
         self._comm.Barrier()
 
-    def native(self, verb: str, vector: np.ndarray, counts: Sequence[int], out: np.ndarray | None = None) -> None:
-        """Do a verb on a vector of N slices, of so many elements each, by the MPI library's own collective.
+    def native(
+        self, verb: str, vector: np.ndarray, out: np.ndarray | None = None, counts: Sequence[int] | None = None
+    ) -> None:
+        """Do a verb on a vector of N slices by the MPI library's own collective.
+
+        The slices have so many elements each, if None as equally many as can be.
 
         MPI sums float32, float64 and whole numbers. It knows no 16-bit floats: those travel as they are, and the
         library calls back here to add them. reduce_scatter puts the own slice into `out`, or else into the vector.
         """
         MPI, comm = self._MPI, self._comm
-        n, data, equal = vector.size, _octets(vector), len(set(counts)) == 1
+        N, n, data = self.size, vector.size, _octets(vector)
+        if counts is None:
+            counts = [n * (rank + 1) // N - n * rank // N for rank in range(N)]
+        equal = len(set(counts)) == 1
         datatype, add = self._type_and_sum(vector.dtype)
         if verb == "all_reduce":
             comm.Allreduce(MPI.IN_PLACE, [data, n, datatype], add)

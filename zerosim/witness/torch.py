@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from zerosim import whole
 from zerosim.bench.shared import Task, Trainee
 from zerosim.comm import Comm
 from zerosim.ledger import Ledger
@@ -82,7 +83,7 @@ Weights = list[tuple[np.ndarray, np.ndarray]]
 
 def _weights(trainee: Trainee) -> Weights:
     """Copies of W and b of every layer, gathered from all ranks."""
-    layers = [weights.copy() for weights in trainee.rank.weights()]
+    layers = [weights.copy() for weights in whole.weights(trainee.rank)]
     return [trainee.rank.model.views(k, layer) for k, layer in enumerate(layers)]
 
 

@@ -9,10 +9,10 @@ from zerosim.collectives import ALGORITHMS, NATIVE
 from zerosim.comm import Comm, chosen
 from zerosim.commands.collectives.shared import checked_verb, short_name
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import is_first, make_folder_for, parse_size, publish, quiet, text_rate, text_seconds
+from zerosim.commands.output import is_first, make_folder_for, parse_size, publish, quiet, text_rate
 from zerosim.errors import InputError
 from zerosim.ledger import Ledger
-from zerosim.report import binary, console_text
+from zerosim.report import binary, console_text, text_seconds
 from zerosim.room import check_room
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport

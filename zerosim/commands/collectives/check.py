@@ -5,12 +5,13 @@ from fractions import Fraction
 
 from zerosim import formulas
 from zerosim.collectives import Algorithm, NotForN
-from zerosim.collectives.check import Wrong, counted, trace
+from zerosim.collectives.check import Wrong, trace
 from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks
 from zerosim.commands.output import door_of, is_first
 from zerosim.errors import InputError
 from zerosim.report import console_text
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 
 def run(arguments: argparse.Namespace, transport: Transport | None) -> int:

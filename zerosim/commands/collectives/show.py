@@ -6,13 +6,14 @@ from pathlib import Path
 
 from zerosim import formulas
 from zerosim.collectives import NOBODY, Exchange, NotForN, Slices
-from zerosim.collectives.check import Trace, Wrong, counted, trace
+from zerosim.collectives.check import Trace, Wrong, trace
 from zerosim.commands.collectives.shared import algorithm_and_verb, checked_ranks
 from zerosim.commands.common import ProgressLine
 from zerosim.commands.output import agreed_folder, door_of, is_first
 from zerosim.errors import InputError
 from zerosim.report import console_text
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 CELLS, WORDS = 12, 9
 """Most ranks for which each rank's slices are printed, and what it sends and receives beside them."""

@@ -8,8 +8,8 @@ from zerosim.bench.collectives import measure
 from zerosim.collectives import ALGORITHMS
 from zerosim.commands.collectives.shared import checked_ranks, checked_verb, right_algorithm, short_name
 from zerosim.commands.common import ProgressLine
-from zerosim.commands.output import door_of, is_first, make_folder_for, parse_size, publish, text_rate, text_seconds
-from zerosim.report import console_text, si
+from zerosim.commands.output import door_of, is_first, make_folder_for, parse_size, publish, text_rate
+from zerosim.report import console_text, si, text_seconds
 from zerosim.timing import compare
 from zerosim.transport import Transport
 
