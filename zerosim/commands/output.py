@@ -46,6 +46,11 @@ def quiet(text: str) -> None:
     """Say nothing: another rank shows the progress."""
 
 
+def printable(text: Any) -> str:
+    """A file's text as a terminal can be given it."""
+    return "".join(char if char.isprintable() else "?" for char in str(text or ""))
+
+
 def text_seconds(seconds: float) -> str:
     """Seconds with four digits: 0.0123 is "12.30 ms"."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
