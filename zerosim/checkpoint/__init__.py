@@ -10,7 +10,7 @@ elements of the model each shard has (`shards`); a reader takes those that it ne
 checkpoint is written aside and renamed when everything is on the disk: it is there whole, or not at all.
 """
 
-from zerosim.checkpoint.consolidate import consolidate
+from zerosim.checkpoint.onefile import consolidate
 from zerosim.checkpoint.reader import Checkpoint, folders, open_checkpoint, resumed
 from zerosim.checkpoint.restore import restore
 from zerosim.checkpoint.writer import Checkpoints
