@@ -57,3 +57,12 @@ def npz(tmp_path):
         return tmp_path / name
 
     return write
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=6, help="how many runs test_faults kills at a random instant")
+
+
+def pytest_generate_tests(metafunc):
+    if "kill" in metafunc.fixturenames:
+        metafunc.parametrize("kill", range(metafunc.config.getoption("kills")))

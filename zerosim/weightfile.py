@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -86,7 +87,11 @@ class TensorWriter:
 
     def __enter__(self) -> "TensorWriter":
         self._file = open(self._aside, "wb")
-        self._put(self._head)
+        try:
+            self._put(self._head)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def write(self, chunk: np.ndarray) -> None:

@@ -19,7 +19,8 @@ from zerosim.precision import precision
 SCHEMA = "zerosim.checkpoint/1"
 MANIFEST = "manifest.json"
 
-_STEP = re.compile(r"step-\d{8,}")
+STEP = re.compile(r"step-\d{8,}")
+"""The names of checkpoints."""
 
 
 def folder_name(step: int) -> str:
@@ -35,7 +36,7 @@ def shard_name(rank: int) -> str:
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the oldest first."""
     try:
-        found = [path for path in folder.iterdir() if _STEP.fullmatch(path.name)]
+        found = [path for path in folder.iterdir() if STEP.fullmatch(path.name)]
     except OSError:
         return []
     return sorted(found, key=lambda path: int(path.name[5:]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zerosim.checkpoint.manifest import MANIFEST, checkpoints, read_manifest
+from zerosim.checkpoint.manifest import MANIFEST, STEP, checkpoints, read_manifest
 from zerosim.checkpoint.shards import Index, first_elements
 from zerosim.config import FIELDS, Config
 from zerosim.errors import InputError
@@ -52,8 +52,10 @@ class Checkpoint:
         """Elements of each tensor in each shard."""
 
     def _check_file(self, path: Path, nbytes: int) -> None:
+        if not path.exists():
+            raise InputError(f"checkpoint {path}: there is no such file")
         if path.is_symlink() or not path.is_file():
-            raise InputError(f"checkpoint {path}: there is no such file" if not path.exists() else f"{path}: no file")
+            raise InputError(f"checkpoint {path}: it is no file of its own")
         if (there := path.stat().st_size) != nbytes:
             raise InputError(f"checkpoint {path}: it has {there} bytes; the manifest says {nbytes}")
 
@@ -127,8 +129,8 @@ def _sha256(path: Path, tell: Told) -> str:
 def folders(name: str) -> list[Path]:
     """Return the folder of one checkpoint, or those in a folder of several, the oldest first. Raises InputError."""
     folder = Path(name)
-    if (folder / MANIFEST).is_file():
-        return [folder.resolve()]
+    if (folder / MANIFEST).is_file() or STEP.fullmatch(folder.name):
+        return [folder if folder.name else folder.resolve()]
     found = checkpoints(folder)
     if not found:
         kind = "holds no checkpoint (step-…)" if folder.is_dir() else "there is no such folder"
@@ -149,15 +151,18 @@ def open_checkpoint(name: str) -> Checkpoint:
 def resumed(name: str, ranks: int | None = None, **changes: Any) -> Config:
     """Return the settings with which the training of a checkpoint goes on, with `changes`. Raises InputError.
 
-    Where `ranks` are others than those that wrote it, unequal slices are made equal.
+    It goes on writing checkpoints beside that one. Where `ranks` are others than those that wrote it, unequal slices
+    are made equal.
     """
-    manifest = open_checkpoint(name).manifest
+    checkpoint = open_checkpoint(name)
+    manifest = checkpoint.manifest
     settings = {key: value for key, value in manifest.config.items() if key in FIELDS}
     if unknown := manifest.config.keys() - settings.keys():
         raise InputError(f"checkpoint {name}: the setting {min(unknown)} in its manifest is not known")
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if changes.get(one) is not None:
             settings[other] = None
+    settings["checkpoint"] = str(checkpoint.folder.parent)
     if ranks not in (None, manifest.grid.size):
         settings["slices"] = None
     if "pipeline" in changes and "pipeline_layers" not in changes:

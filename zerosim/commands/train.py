@@ -2,11 +2,15 @@
 
 import argparse
 import json
+import os
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 from zerosim.checkpoint import resumed
 from zerosim.collectives import NAMES
+from zerosim.comm import Comm
 from zerosim.commands.common import Commands, ProgressLine, place
 from zerosim.commands.output import agreed_folder, door_of, is_first
 from zerosim.config import FIELDS, Config, read_config_file
@@ -213,6 +217,8 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     first, door = is_first(transport), door_of(transport)
     config = door.agreed(settings, arguments, N)
     agreed_folder(door, config.out, "report.json")
+    if config.checkpoint is not None and door.size > 1 and transport:
+        _say_processes(door)
     if first and size(config.data) > SLOW_TO_READ:
         progress.say(f"reading {config.data}")
     try:
@@ -231,6 +237,14 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
         print(written)
         if config.save:
             print(f"Weights of stage {config.stages[-1]}: {config.save}")
+
+
+def _say_processes(door: Comm) -> None:
+    """Say which process is which rank: of a process that is killed, mpirun tells the number alone."""
+    everyone = [text.decode().split() for text in door.gather_bytes(f"{os.getpid()} {socket.gethostname()}".encode())]
+    if door.rank == 0:
+        ranks = ", ".join(f"{pid} on {host} is {rank}" for rank, (pid, host) in enumerate(everyone))
+        print(f"process {ranks.replace('is 0', 'is rank 0', 1)}", file=sys.stderr, flush=True)
 
 
 def _train(config: Config, transport: Transport | None, N: int, progress: Progress, signalled: Signalled) -> Records:
