@@ -70,7 +70,7 @@ def test_scale_goes_to_32_in_one_process(tmp_path):
 
 
 BAD = [
-    ("bench", ["step", "collectives", "torch", "scale"]),
+    ("bench", ["step", "collectives", "torch", "scale", "checkpoint"]),
     ("bench step --layers 20", ["layers", "two widths"]),
     ("bench step --layers 20,x", ["layers", "whole numbers"]),
     ("bench step --layers 20,1", ["layers", "2 or more"]),

@@ -22,7 +22,8 @@ def test_tool(words):
 
 def test_readme_names_every_flag(tmp_path):
     helps = [["train"], *(["collectives", part] for part in ("list", "show", "check", "time", "bench"))]
-    helps += [*(["bench", part] for part in ("step", "collectives", "torch", "scale")), ["witness", "torch"]]
+    helps += [*(["bench", part] for part in ("step", "collectives", "torch", "scale", "checkpoint"))]
+    helps += [["witness", "torch"], *(["checkpoint", part] for part in ("inspect", "verify", "consolidate"))]
     helps += [["plan"], ["check"], ["residual"], ["myths"]]
     texts = [run_zerosim(0, *words, "--help", cwd=tmp_path).stdout for words in helps]
     assert all(len(text) > 200 for text in texts)

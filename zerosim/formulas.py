@@ -343,6 +343,42 @@ def _sent(collective: Collective, verb: str, n: int, w: int, N: Ranks, rank: int
     return [sum(ends[i + 1] - ends[i] for i in slices) for slices in sent]
 
 
+# checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def owned(L: Sequence[int], N: Ranks, bucket: int = 0, place: Place = WHOLE, rank: int = 0) -> int:
+    """Elements that a rank owns, padding not counted: its slice of each bucket, less what of that is padding.
+
+    A layer's padding is shorter than N and lies at the end of its last bucket.
+    """
+    parts, shares = _parts(N), [1] * N if isinstance(N, int) else N
+    before, after = (sum(shares[:r]) for r in (rank, rank + 1))
+    elements = 0
+    for size, sizes in zip(layer_sizes(L, place), buckets(L, N, bucket, place), strict=True):
+        padded, last = sum(sizes), sizes[-1]
+        begin, end = last // parts * before, last // parts * after
+        elements += padded // parts * (after - before) - max(0, end - max(begin, last - (padded - size)))
+    return elements
+
+
+def checkpoint_tensors(
+    L: Sequence[int],
+    N: Ranks,
+    precision: str,
+    optimizer: str,
+    bucket: int = 0,
+    place: Place = WHOLE,
+    rank: int = 0,
+) -> int:
+    """Bytes of tensors that a rank writes in a checkpoint, at any stage: full-precision parameters and moments.
+
+    Of what it owns, each number once, without padding: 4 + 4 `MOMENTS` bytes for each element, 12 with Adam (in mixed
+    precision these are the optimizer states, the fp32 master copy among them: ZeRO, section 3.1).
+    """
+    w = 4 if precision in MIXED else WIDTH[precision]
+    return owned(L, N, bucket, place, rank) * w * (1 + MOMENTS[optimizer])
+
+
 # activations of an MLP -----------------------------------------------------------------------------------------------
 
 

@@ -63,7 +63,7 @@ class Run:
     """At each averaging of parameters: the greatest distance of a rank's parameter from the mean, and the root mean
     square over the ranks of the distance of all their parameters."""
     resumed: dict[str, Any] | None = None
-    """The checkpoint that the run went on from: "folder", "step" and "stage"; None if it began anew."""
+    """The checkpoint that the run went on from: "folder", "step", "stage" and "ranks"; None if it began anew."""
     checkpoints: list[list[dict[str, Any]]] = field(default_factory=list)
     """What each rank wrote in each: "step", "seconds", and "tensors" and "file" in bytes."""
     averaging: list[int] = field(default_factory=list)
@@ -430,9 +430,9 @@ def _take_up(run: Run, rank: Rank) -> int:
         return 0
     checkpoint = open_checkpoint(rank.config.resume)
     restore(rank, checkpoint)
-    state = checkpoint.manifest.state
+    own, state = checkpoint.manifest, checkpoint.manifest.state
     run.loss, run.epochs = list(state["loss"]), list(state["epochs"])
-    run.resumed = {"folder": rank.config.resume, "step": checkpoint.manifest.step, "stage": checkpoint.manifest.stage}
+    run.resumed = {"folder": rank.config.resume, "step": own.step, "stage": own.stage, "ranks": own.grid.size}
     return state["updates"]
 
 

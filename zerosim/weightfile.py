@@ -126,14 +126,14 @@ def weight_writer(path: str | Path, widths: list[int], dtype: np.dtype) -> Tenso
     return TensorWriter(path, {name: (dtype, shape) for name, shape in shapes(widths).items()})
 
 
-def check_writable(path: str) -> None:
-    """Raise InputError if no file can be made at `path`."""
+def check_writable(path: str, what: str = "save") -> None:
+    """Raise InputError, which says `what` wants it, if no file can be made at `path`."""
     target = Path(path)
     aside = target.with_name(f"{target.name}.{os.getpid()}.part")
     if target.is_dir():
-        raise InputError(f"save {path}: this is a folder; give the name of a file")
+        raise InputError(f"{what} {path}: this is a folder; give the name of a file")
     try:
         aside.touch()
         aside.unlink()
     except (OSError, ValueError) as error:
-        raise InputError(f"save {path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+        raise InputError(f"{what} {path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None

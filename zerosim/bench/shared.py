@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ class Task:
     seed: int = 0
     checkpoint_activations: int | None = None
 
-    def config(self, stages: tuple[int, ...], N: int, steps: int | None = None) -> Config:
-        """Return the settings of a training that takes such steps. Raises InputError for what cannot be."""
+    def config(self, stages: tuple[int, ...], N: int, steps: int | None = None, **more: Any) -> Config:
+        """Return the settings of a training that takes such steps, and `more`. Raises InputError for what cannot be."""
         return Config(
             stages=stages,
             steps=steps,
@@ -59,6 +60,7 @@ class Task:
             checkpoint_activations=self.checkpoint_activations,
             seed=self.seed,
             shuffle=False,
+            **more,
         )
 
     def data(self, N: int) -> Dataset:
@@ -81,10 +83,13 @@ class Task:
 
 
 class Trainee:
-    """A rank at one stage, with its states allocated, that takes the same step again and again."""
+    """A rank at one stage, with its states allocated, that takes the same step again and again.
 
-    def __init__(self, transport: Transport, task: Task, stage: int) -> None:
-        config, N = task.config((stage,), transport.size), transport.size
+    `more` are settings that the task has none of.
+    """
+
+    def __init__(self, transport: Transport, task: Task, stage: int, **more: Any) -> None:
+        config, N = task.config((stage,), transport.size, **more), transport.size
         numerics = precision(config.precision)
         data = convert(task.data(N), numerics.dtype, numerics.compute)
         self.rank = Rank(transport, config, data, chosen(config.collective, N))
@@ -123,13 +128,14 @@ def _let_run_on(cores: set[int]) -> None:
 
 
 def in_turn(
-    transport: MPITransport, actions: dict[str, Callable[[], Any]], budget: float, tell: Tell
+    transport: Transport, actions: dict[str, Callable[[], Any]], budget: float, tell: Tell
 ) -> dict[str, list[dict[str, float]]]:
     """Let each action be done in turn, all ranks beginning together, for about `budget` seconds.
 
     Returns, by action, each repetition's "seconds" on this rank, and what the action returned if that is a dict.
     """
     door = Comm(transport, Ledger())
+    barrier = transport.barrier if isinstance(transport, MPITransport) else partial(door.sum, 0)
     times: dict[str, list[dict[str, float]]] = {name: [] for name in actions}
     repetitions, done, began = MOST, -WARM_UP, 0.0
     while done < repetitions:
@@ -138,7 +144,7 @@ def in_turn(
             repetitions = max(LEAST, min(MOST, int(budget / spent)))
         began = time.perf_counter()
         for name, action in actions.items():
-            transport.barrier()
+            barrier()
             started = time.perf_counter()
             said = action()
             seconds = time.perf_counter() - started

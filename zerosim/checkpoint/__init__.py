@@ -10,8 +10,9 @@ elements of the model each shard has (`shards`); a reader takes those that it ne
 checkpoint is written aside and renamed when everything is on the disk: it is there whole, or not at all.
 """
 
-from zerosim.checkpoint.reader import Checkpoint, open_checkpoint, resumed
+from zerosim.checkpoint.onefile import consolidate
+from zerosim.checkpoint.reader import Checkpoint, folders, open_checkpoint, resumed
 from zerosim.checkpoint.restore import restore
 from zerosim.checkpoint.writer import Checkpoints
 
-__all__ = ["Checkpoint", "Checkpoints", "open_checkpoint", "restore", "resumed"]
+__all__ = ["Checkpoint", "Checkpoints", "consolidate", "folders", "open_checkpoint", "restore", "resumed"]

@@ -13,6 +13,7 @@ from typing import Any
 from zerosim.config import Config
 from zerosim.errors import InputError
 from zerosim.jsonfile import read_json
+from zerosim.optim import RULES
 from zerosim.parallel import Grid
 from zerosim.precision import precision
 
@@ -125,6 +126,7 @@ def _understood(value: dict[str, Any]) -> Manifest:
         raise ValueError("the ranks are too many for the model")
     own = value["precision"]
     precision(own)
+    _check_settings(config, model["layers"], own, value["tensors"])
     return Manifest(
         run=str(value["run"]),
         config={name: config[name] for name in config},
@@ -132,13 +134,22 @@ def _understood(value: dict[str, Any]) -> Manifest:
         grid=grid,
         bucket=bucket,
         precision=own,
-        tensors=[str(name) for name in value["tensors"]],
+        tensors=value["tensors"],
         data={"rows": int(value["data"]["rows"]), "sha256": str(value["data"]["sha256"])},
         stage=position["stage"],
         step=position["step"],
         state=_state(value["state"], position["step"]),
         shards=[Shard(str(one["file"]), int(one["bytes"]), str(one["sha256"])) for one in value["shards"]],
     )
+
+
+def _check_settings(config: dict[str, Any], widths: list[int], own: str, tensors: list[str]) -> None:
+    """Check that what is said twice is said alike."""
+    moments = RULES[config["optimizer"]][1]
+    if tensors != ["parameters", *moments]:
+        raise ValueError(f"the tensors of {config['optimizer']} are {', '.join(('parameters', *moments))}")
+    if config["precision"] != own or config["hidden"] != widths[1:-1]:
+        raise ValueError("precision or layers are not those of the settings")
 
 
 def _state(state: dict[str, Any], step: int) -> dict[str, Any]:

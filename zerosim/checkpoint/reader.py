@@ -1,6 +1,7 @@
 """Reading a checkpoint: looked at in full before anything is trained, then read element by element as needed."""
 
 import hashlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,13 @@ _BLOCK = 1 << 20
 _CHUNK = 1 << 16
 """Elements that are read at a time."""
 
+Told = Callable[[int], None]
+"""Called with the number of bytes just read."""
+
+
+def nobody(nbytes: int) -> None:
+    """Hear of nothing (`Told`)."""
+
 
 class Checkpoint:
     """One checkpoint on the disk. Raises InputError if its files are not those of its manifest.
@@ -37,9 +45,11 @@ class Checkpoint:
         self.first = first_elements(own.widths)
         """The number of each layer's first element, and the number of elements in all."""
         least = self.first[-1] * len(own.tensors) * self.dtype.itemsize
-        if sum(shard.bytes for shard in own.shards) < least:
+        if self.nbytes < least:
             raise InputError(f"checkpoint {folder / MANIFEST}: its shards are too short for the model")
         self._index = Index(own.widths, own.grid, own.bucket)
+        self.elements = self._index.sizes
+        """Elements of each tensor in each shard."""
 
     def _check_file(self, path: Path, nbytes: int) -> None:
         if not path.exists():
@@ -49,7 +59,12 @@ class Checkpoint:
         if (there := path.stat().st_size) != nbytes:
             raise InputError(f"checkpoint {path}: it has {there} bytes; the manifest says {nbytes}")
 
-    def verify(self, ranks: range | None = None) -> None:
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards together."""
+        return sum(shard.bytes for shard in self.manifest.shards)
+
+    def verify(self, ranks: range | None = None, tell: Told = nobody) -> None:
         """Read shards (all, if None) and raise InputError for the first that is not what was written."""
         from safetensors import SafetensorError, safe_open
 
@@ -57,7 +72,7 @@ class Checkpoint:
         for rank in range(own.grid.size) if ranks is None else ranks:
             path = self.folder / own.shards[rank].file
             try:
-                if _sha256(path) != own.shards[rank].sha256:
+                if _sha256(path, tell) != own.shards[rank].sha256:
                     raise InputError(f"checkpoint {path}: its SHA-256 is not the manifest's: it was changed or damaged")
                 with safe_open(path, framework="numpy") as file:
                     self._check_tensors(path, file, rank)
@@ -102,23 +117,30 @@ class Checkpoint:
         return self._open[shard][name]
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, tell: Told) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
+            tell(len(block))
     return digest.hexdigest()
 
 
-def open_checkpoint(name: str) -> Checkpoint:
-    """Return a checkpoint by its folder, or the newest in a folder of several. Raises InputError if there is none."""
+def folders(name: str) -> list[Path]:
+    """Return the folder of one checkpoint, or those in a folder of several, the oldest first. Raises InputError."""
     folder = Path(name)
     if (folder / MANIFEST).is_file() or STEP.fullmatch(folder.name):
-        return Checkpoint(folder if folder.name else folder.resolve())
+        return [folder if folder.name else folder.resolve()]
     found = checkpoints(folder)
     if not found:
         kind = "holds no checkpoint (step-…)" if folder.is_dir() else "there is no such folder"
         raise InputError(f"checkpoint {name}: {kind}")
+    return found
+
+
+def open_checkpoint(name: str) -> Checkpoint:
+    """Return a checkpoint by its folder, or the newest in a folder of several. Raises InputError if there is none."""
+    found = folders(name)
     try:
         return Checkpoint(found[-1])
     except InputError as error:

@@ -2,10 +2,11 @@
 
 from types import ModuleType
 
-from zerosim.commands import bench, check, collectives, myths, plan, residual, train, witness
+from zerosim.commands import bench, check, checkpoint, collectives, myths, plan, residual, train, witness
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
+    "checkpoint": checkpoint,
     "plan": plan,
     "check": check,
     "myths": myths,

@@ -8,7 +8,7 @@ from typing import Any
 
 from zerosim import figures, published
 from zerosim.commands.common import Commands, ProgressLine
-from zerosim.commands.output import agreed_folder, door_of, is_first
+from zerosim.commands.output import agreed_folder, door_of, is_first, printable
 from zerosim.errors import InputError
 from zerosim.published import Verdict
 from zerosim.report import console_text
@@ -106,7 +106,7 @@ def _text(verdicts: list[Verdict], counts: Counter[str]) -> str:
         "text": f"{counts['text']} are formulas that zerosim has no counterpart of, or are not printed as a number",
     }
     return console_text(
-        *(part for source, group in by_source.items() for part in (_shown(source), *_table(group), "")),
+        *(part for source, group in by_source.items() for part in (printable(source), *_table(group), "")),
         f"{len(verdicts)} rows: " + ", ".join(said for status, said in words.items() if counts[status]) + ".",
     )
 
@@ -129,14 +129,14 @@ def _table(verdicts: list[Verdict]) -> list[Any]:
         row, status, ours = verdict.row, verdict.status, verdict.computed
         said = f", {verdict.why}" if status == "agrees" and 0 < len(verdict.why) < 6 else ""
         table.add_row(
-            _shown(row.get("id")),
-            _shown(row.get("place")),
+            printable(row.get("id")),
+            printable(row.get("place")),
             _printed(row),
             "" if ours is None else f"{ours:.5g}",
             _WORDS[status] + said,
         )
         if status in ("misprint", "differs"):
-            notes.append(_shown(f"{row.get('id')}: {verdict.why or 'ours differs'}"))
+            notes.append(printable(f"{row.get('id')}: {verdict.why or 'ours differs'}"))
     return [table, *notes]
 
 
@@ -144,15 +144,10 @@ def _printed(row: dict[str, Any]) -> str:
     """The published number with its unit, and a sign where the text says over or less than so much."""
     number, unit, rounding = row["published"], row.get("unit") or "", row.get("rounding") or ""
     if not isinstance(number, float):
-        return _shown(number)
+        return printable(number)
     text = number.text if isinstance(number, published.Printed) else f"{number:g}"
     sign = _SIGNS.get(rounding.partition(" ")[0], "")
     return f"{sign}{text.removesuffix('.0')} {unit}".strip()
-
-
-def _shown(text: Any) -> str:
-    """A file's text as a terminal can be given it."""
-    return "".join(char if char.isprintable() else "?" for char in str(text or ""))
 
 
 def _formulas() -> str:

@@ -46,6 +46,11 @@ def quiet(text: str) -> None:
     """Say nothing: another rank shows the progress."""
 
 
+def printable(text: Any) -> str:
+    """A file's text as a terminal can be given it."""
+    return "".join(char if char.isprintable() else "?" for char in str(text or ""))
+
+
 def text_rate(rate: float | None) -> str:
     """Bytes per second, in powers of 1000."""
     return "-" if rate is None else f"{si(rate)}/s"

@@ -2,8 +2,8 @@
 
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
 `memory`, `traffic`, `loss`, `timeline`, `sync`, `pruning` and `waiting` draw a training; `exchanges`, `crossover` and
-`contest` collectives, and `travel` animates one; `step`, `peers` and `scale` benchmarks; `plan` a plan; `arena` and
-`buffers` residual states; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
+`contest` collectives, and `travel` animates one; `step`, `peers`, `scale` and `checkpoints` benchmarks; `plan` a plan;
+`arena` and `buffers` residual states; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosim.figures.arena import arena
-from zerosim.figures.benches import peers, scale, step
+from zerosim.figures.benches import checkpoints, peers, scale, step
 from zerosim.figures.buffers import buffers
 from zerosim.figures.contest import contest
 from zerosim.figures.crossover import crossover
@@ -45,6 +45,7 @@ __all__ = [
     "FIGURES",
     "arena",
     "buffers",
+    "checkpoints",
     "contest",
     "crossover",
     "efficiency",

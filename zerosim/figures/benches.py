@@ -113,6 +113,57 @@ def scale(result: dict[str, Any]) -> "Figure":
     return figure
 
 
+def checkpoints(result: dict[str, Any]) -> "Figure":
+    """Draw what `bench checkpoint` reports, by the model's size: bytes per rank, and the time to write and to read.
+
+    Bytes: the marks are counted, the lines are the formula's. Times: each beside that of plain files.
+    """
+    from zerosim.figures.style import CLASSES, new_figure, plain
+
+    figure, axes = new_figure(1, 3, size=(12, 4.6))
+    sizes = [size["parameters"] for size in result["sizes"]]
+    colours = ["#000000", *CLASSES.values()]
+    for at, first in enumerate(result["sizes"][0]["ranks"]):
+        rows, N = [size["ranks"][at] for size in result["sizes"]], first["ranks"]
+        style = {"color": colours[at % len(colours)], "marker": "osD^v"[at % 5], "markersize": 5}
+        name = "1 rank" if N == 1 else f"{N} ranks"
+        formula = [max(row["tensors"]["formula_per_rank"]) for row in rows]
+        axes[0].plot(sizes, formula, color=style["color"], linewidth=1.6)
+        axes[0].plot(sizes, [max(row["tensors"]["measured"]) for row in rows], linestyle="none", label=name, **style)
+        for panel, what in zip(axes[1:], ("write", "read"), strict=True):
+            panel.plot(sizes, [row[what]["seconds"]["median"] for row in rows], **style)
+            floor = [row[what]["plain"]["median"] for row in rows]
+            panel.plot(sizes, floor, color=style["color"], linestyle=":", linewidth=1.4)
+    axes[1].plot([], [], color="#555555", linestyle=":", label="plain files")
+    titles = ("tensors written, fullest rank", "time to write", "time to read and verify")
+    for panel, title, unit in zip(axes, titles, ("B", "s", "s"), strict=True):
+        _logarithmic(panel, unit)
+        panel.set_title(title, loc="left", fontsize=12)
+        plain(panel)
+    for panel in axes[:2]:
+        panel.legend(frameon=False)
+    figure.supxlabel(
+        f"{result['optimizer']}, {result['precision']}, stage {result['stage']}, all ranks on one machine "
+        f"({result['backend']}). Bytes: marks are counted, lines the formula's. Dotted: each rank writes and syncs, or "
+        "reads, one plain file.",
+        fontsize=9,
+    )
+    return figure
+
+
+def _logarithmic(panel: Any, unit: str) -> None:
+    """Powers of 10 both ways: parameters, and bytes or seconds."""
+    from matplotlib.ticker import EngFormatter
+
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.yaxis.set_major_formatter(EngFormatter(unit))
+    panel.set_xlabel("parameters")
+    panel.grid(which="major", color="#E4E4E4", linewidth=0.8)
+    panel.set_axisbelow(True)
+
+
 def _narrow(peer: str) -> str:
     """A peer's name in lines short enough to stand beside the next one's."""
     for before, after in ((" + ", " +\n"), (" SHARD", "\nSHARD"), ("Redundancy", "Redundancy\n"), (" FULL", "\nFULL")):

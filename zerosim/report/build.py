@@ -6,6 +6,7 @@ from typing import Any
 
 import zerosim
 from zerosim import formulas
+from zerosim.checkpoint.manifest import folder_name
 from zerosim.collectives import AUTO, NATIVE, VERBS
 from zerosim.collectives.auto import choice
 from zerosim.config import Config
@@ -69,6 +70,8 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
         "memory": _memory(records, run),
         "traffic": _traffic(records, run),
         **({"sync": _sync(records, run)} if records.config.sync == "average" else {}),
+        **({"resumed": run.resumed} if run.resumed else {}),
+        **({"checkpoints": _checkpoints(records, run)} if run.checkpoints else {}),
         "pruning": _pruning(records, run),
         "witnesses": run.witnesses,
         "time": {
@@ -263,6 +266,33 @@ def _sync(records: Records, run: Run) -> dict[str, Any]:
         "drift": [norm for _, norm in run.drifts],
         "sent": {"measured": run.averaging, "formula_per_rank": [len(run.drifts) * one for one in each]},
         "averaging_gradients_formula": [S * all_reduced(config.precision, rank) for rank in range(D)],
+    }
+
+
+# checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def _checkpoints(records: Records, run: Run) -> dict[str, Any]:
+    """What was written: of each checkpoint the slowest rank's seconds, and each rank's bytes of tensors and in all."""
+    config, L, grid = records.config, records.widths, records.grid
+    each = list(zip(*run.checkpoints, strict=True))
+    formula = [
+        formulas.checkpoint_tensors(
+            L, grid.shares, config.precision, config.optimizer, config.bucket, _place(records, rank), d
+        )
+        for rank, (_, d, _) in enumerate(map(grid.place, range(grid.size)))
+    ]
+    steps = [ranks[0]["step"] for ranks in each]
+    return {
+        "folder": config.checkpoint,
+        "newest": folder_name(steps[-1]),
+        "written": steps,
+        "seconds": [max(own["seconds"] for own in ranks) for ranks in each],
+        "tensors": {
+            "measured": [[own["tensors"] for own in ranks] for ranks in each],
+            "formula_per_rank": formula,
+        },
+        "files": [[own["file"] for own in ranks] for ranks in each],
     }
 
 

@@ -1,6 +1,7 @@
 """What the terminal shows of a report, from the finished report alone: tables, and verdicts below them."""
 
 import math
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from zerosim import formulas
@@ -181,7 +182,16 @@ def _most(waited_for: list[float]) -> str:
 
 def _verdicts(report: dict[str, Any]) -> list[str]:
     lines = [_weights_line(report), _books_line(report)]
-    more = (_choices_lines, _sync_lines, _stopped_lines, _activations_lines, _pruning_lines, _skipped_lines)
+    more = (
+        _choices_lines,
+        _sync_lines,
+        _stopped_lines,
+        _resumed_lines,
+        _checkpoints_lines,
+        _activations_lines,
+        _pruning_lines,
+        _skipped_lines,
+    )
     return lines + [line for verdict in more for line in verdict(report)]
 
 
@@ -234,7 +244,13 @@ def _books(run: dict[str, Any]) -> list[dict[str, Any]]:
         books.append(run["sync"]["sent"])
     if run["pruning"]:
         books.append(run["pruning"]["traffic"])
-    return books
+    return books + _written(run)
+
+
+def _written(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """A book for each checkpoint: bytes of tensors per rank."""
+    tensors = run.get("checkpoints", {}).get("tensors", {"measured": []})
+    return [{**tensors, "measured": own} for own in tensors["measured"]]
 
 
 def _choices_lines(report: dict[str, Any]) -> list[str]:
@@ -277,6 +293,34 @@ def _stopped_lines(report: dict[str, Any]) -> list[str]:
         "patience": f"the loss on the training rows was lowest {counted(config['patience'] or 0, 'epoch')} before",
     }
     return [f"Stopped after epoch {n} at stage {', '.join(own)}: {why[what]}." for (what, n), own in alike.items()]
+
+
+def _resumed_lines(report: dict[str, Any]) -> list[str]:
+    """Which checkpoint the run went on from, if it did."""
+    lines = []
+    for run in report["runs"]:
+        if own := run.get("resumed"):
+            ranks = "1 rank" if own["ranks"] == 1 else f"{own['ranks']} ranks"
+            lines.append(
+                f"Resumed: after step {own['step']}, from {own['folder']}, which {ranks} wrote at stage {own['stage']}."
+            )
+    return lines
+
+
+def _checkpoints_lines(report: dict[str, Any]) -> list[str]:
+    """What was written, and where the newest is."""
+    lines = []
+    for run in report["runs"]:
+        if own := run.get("checkpoints"):
+            written, tensors = own["written"], [fullest(book) for book in _written(run)]
+            equal = all(same for _, _, same in tensors)
+            each = f"{si(max(n for n, _, _ in tensors))} {'=' if equal else '≠'} {si(tensors[-1][1])}"
+            lines.append(
+                f"Checkpoints: {len(written)} written (the last {report['config']['keep']} are kept); "
+                f"the newest is {own['folder']}/{own['newest']}. In each, the fullest rank wrote {each} of tensors "
+                f"(counted = formula); one took {1e3 * median(own['seconds']):.1f} ms (median)."
+            )
+    return lines
 
 
 def _activations_lines(report: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from zerosim import figures
 from zerosim.bench import scale
-from zerosim.commands.bench.shared import milliseconds, subject, task_and_stages, whole_numbers
+from zerosim.commands.bench.shared import milliseconds, rank_numbers, subject, task_and_stages
 from zerosim.commands.common import ProgressLine
 from zerosim.commands.output import door_of, is_first, make_folder_for, publish, quiet
 from zerosim.errors import InputError
@@ -14,14 +14,13 @@ from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 
 WIDTHS = (784, 512, 512, 10)
-_MOST = 256
 
 
 def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     """Measure; print the tables, draw the figure, write the numbers."""
     world = transport if isinstance(transport, MPITransport) and transport.size > 1 else None
     door, first = door_of(transport), is_first(transport)
-    ranks = door.agreed(_ranks, arguments.ranks, world)
+    ranks = door.agreed(rank_numbers, arguments.ranks, world, 32)
     task, stages = (None, ())
     for N in ranks:
         task, stages = door.agreed(task_and_stages, arguments, N, world)
@@ -37,20 +36,6 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
         progress.done()
     if result is not None:
         publish(result, figures.scale, _table(result), "bench-scale", arguments)
-
-
-def _ranks(text: str | None, world: MPITransport | None) -> list[int]:
-    most = world.size if world else _MOST
-    if text is None:
-        least = world.size if world else 32
-        return sorted({2**i for i in range(least.bit_length())} | ({least} if world else set()))
-    ranks = sorted(whole_numbers("ranks", text))
-    if len(set(ranks)) < len(ranks):
-        raise InputError(f"ranks: {text!r} names a number more than once")
-    if ranks[-1] > most:
-        where = f"mpirun has started {most}" if world else f"{most} is the most in one process"
-        raise InputError(f"ranks: {ranks[-1]} are too many: {where}")
-    return ranks
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -18,6 +18,9 @@ from zerosim.room import check_states
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 
+_MOST = 256
+"""In-process ranks."""
+
 
 def whole_numbers(name: str, text: str) -> tuple[int, ...]:
     """Return numbers of 1 or more from "1,2,4". Raises InputError."""
@@ -25,6 +28,24 @@ def whole_numbers(name: str, text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"{name}: {text!r} must be whole numbers of 1 or more with commas between")
     return tuple(map(int, parts))
+
+
+def rank_numbers(text: str | None, world: MPITransport | None, usual: int) -> list[int]:
+    """Return numbers of ranks from "1,2,4", or else powers of 2: to mpirun's number, or to `usual` in one process.
+
+    Raises InputError for more than there are.
+    """
+    most = world.size if world else _MOST
+    if text is None:
+        last = world.size if world else usual
+        return sorted({2**i for i in range(last.bit_length())} | {last})
+    ranks = sorted(whole_numbers("ranks", text))
+    if len(set(ranks)) < len(ranks):
+        raise InputError(f"ranks: {text!r} names a number more than once")
+    if ranks[-1] > most:
+        where = f"mpirun has started {most}" if world else f"{most} is the most in one process"
+        raise InputError(f"ranks: {ranks[-1]} are too many: {where}")
+    return ranks
 
 
 def task_and_stages(arguments: argparse.Namespace, N: int, transport: Transport | None) -> tuple[Task, tuple[int, ...]]:
