@@ -444,6 +444,13 @@ def test_command(typed, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
 
 
+def test_the_list_as_json(typed):
+    listed = json.loads(typed("myths", "--list", "--json").stdout)["claims"]
+    assert {each["name"]: (each["claim"], each["source"]) for each in listed} == {
+        name: (claim.text, claim.source) for name, claim in myths.CLAIMS.items()
+    }
+
+
 def test_under_mpi_the_same(tmp_path):
     """Fewer ranks than mpirun's, as many, and more: the numbers are those of ranks in one process."""
     names = [
