@@ -246,6 +246,7 @@ def test_weights_from_a_file_fit_any_grid(tmp_path):
         (6, {"tensor_parallel": 2, "pipeline": 2}, "2 tensor-parallel x 2 pipeline"),
         (4, {"pipeline": 4, "hidden": (3,)}, "4 ranks are too many for 2 layers"),
         (4, {"tensor_parallel": 4, "hidden": (3,)}, "layer of width 3"),
+        (2, {"tensor_parallel": 2, "hidden": (8, 6), "data": small_data("regression", outputs=1)}, "layer of width 1"),
         (4, {"pipeline_layers": (1, 2), "hidden": (3,)}, "the model has 2"),
         (2, {"straggler": (2, 3.0)}, "there is no rank 2"),
         (3, {"slices": (2, 1)}, "for 2 data-parallel ranks; there are 3"),
