@@ -202,11 +202,31 @@ def test_all_stages_end_with_the_same_bits_on_a_grid(optimizer, precision):
     assert_books(both)
 
 
+def test_accumulation_on_a_grid_agrees_in_pairs():
+    settings = {"hidden": HIDDEN, "batch_size": 24, "precision": "fp64", "grad_accum": 2, "tensor_parallel": 2}
+    a, b, c, d = (run.weights_sha256 for run in train_on(4, data("classification"), **settings).runs)
+    assert (a, c) == (b, d)
+    assert a != c, "the pairs add in different orders"
+    assert len({run.weights_sha256 for run in train_on(2, data("classification"), **settings).runs}) == 1
+
+
 def test_a_pipeline_keeps_the_bits_of_one_rank_with_as_many_micro_batches():
     """The gradients of micro-batches are added in the same order, and a layer's products are the same."""
     settings = {"hidden": HIDDEN, "batch_size": 24, "grad_accum": 4, "precision": "fp16"}
     one, four = (train_on(P, data("classification"), pipeline=P, **settings) for P in (1, 4))
     assert [run.weights_sha256 for run in one.runs] == [run.weights_sha256 for run in four.runs]
+
+
+def test_a_clipped_pipeline_agrees_to_the_last_bit(tmp_path):
+    """The norm is summed over pipeline ranks, so in another order than on one rank."""
+    settings = {"hidden": (40, 30, 20), "batch_size": 16, "grad_accum": 4, "precision": "fp64", "stages": (0,)}
+    files = [tmp_path / f"{P}.safetensors" for P in (1, 2)]
+    for P, file in enumerate(files, 1):
+        train_on(P, small_data(), pipeline=P, clip_norm=0.05, optimizer="momentum", save=str(file), **settings)
+    one, two = map(read, files)
+    for name, value in one.items():
+        assert value.dtype == np.float64
+        np.testing.assert_allclose(two[name], value, rtol=0, atol=1e-15)
 
 
 def test_weights_from_a_file_fit_any_grid(tmp_path):
@@ -227,6 +247,7 @@ def test_weights_from_a_file_fit_any_grid(tmp_path):
         (6, {"tensor_parallel": 2, "pipeline": 2}, "2 tensor-parallel x 2 pipeline"),
         (4, {"pipeline": 4, "hidden": (3,)}, "4 ranks are too many for 2 layers"),
         (4, {"tensor_parallel": 4, "hidden": (3,)}, "layer of width 3"),
+        (2, {"tensor_parallel": 2, "hidden": (8, 6), "data": small_data("regression", outputs=1)}, "layer of width 1"),
         (4, {"pipeline_layers": (1, 2), "hidden": (3,)}, "the model has 2"),
         (2, {"straggler": (2, 3.0)}, "there is no rank 2"),
         (3, {"slices": (2, 1)}, "for 2 data-parallel ranks; there are 3"),

@@ -10,7 +10,7 @@ from conftest import run_zerosim, small_data, train_on
 from contract import check
 
 import zerosim
-from zerosim import figures, formulas
+from zerosim import figures, formulas, pruning
 from zerosim.data import batches, split
 from zerosim.optim import RULES
 
@@ -351,6 +351,19 @@ def test_figure_shows_the_record():
     assert len(above.lines[0].get_xdata()) == 5
     mesh = np.asarray(below.collections[0].get_array()).reshape(-1, 5)
     np.testing.assert_array_equal(mesh, np.array(records.runs[-1].pruning["pruned"]).T)
+
+
+@pytest.mark.parametrize(("neighbours", "shades"), [(2, 3), (3, 4), (9, 5)])
+def test_the_legend_has_the_shades_of_the_raster(monkeypatch, neighbours, shades):
+    monkeypatch.setattr(pruning, "CELLS", -(-10 // neighbours))
+    figure = figures.pruning(zerosim.build_report(train_on(1, prune_groups=0.5, steps=5, stages=(0,))))
+    (legend,) = figure.legends
+    named = {patch.get_facecolor() for patch in legend.get_patches()}
+    mesh = figure.axes[1].collections[0]
+    assert len(named) == len(legend.get_texts()) == shades
+    if neighbours < 5:
+        whole = mesh.get_array()[:-1]  # in the last cell there may be fewer
+        assert {tuple(colour) for colour in mesh.to_rgba(whole).reshape(-1, 4)} <= named
 
 
 @pytest.mark.parametrize(

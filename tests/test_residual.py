@@ -9,13 +9,13 @@ import pytest
 from conftest import run_zerosim, train_on
 from test_cli import assert_one_line
 
-from zerosim import arena, formulas
+from zerosim import arena, figures, formulas
 from zerosim.__main__ import main
 from zerosim.arena import Arena, Block, Full
 from zerosim.commands.output import quiet
 from zerosim.ledger import CLASSES, Event, Ledger
 from zerosim.rank import Rank
-from zerosim.residual import Settings, defragmentation
+from zerosim.residual import Settings, buffers, defragmentation
 from zerosim.residual.shared import record
 from zerosim.transport.threads import run_threads
 
@@ -325,6 +325,21 @@ def test_a_constant_bucket_bounds_buffers_at_stage_2_only():
     assert growing[0] < growing[1] < growing[2]
     assert constant == [4 * 4096 + 4096, 4 * 4096 + 4096, 2048 * 16], "the last one is a mask of inputs"
     assert [b - a for a, b in zip(constant, gathered, strict=True)] == [4 * (h + 1) * h for h in (512, 1024, 2048)]
+
+
+@pytest.mark.parametrize("widths", [(16,), (16, 32)])
+def test_every_line_of_the_figure_is_seen(widths):
+    """With one width, too, where a line has one point; and where both buckets take the same, marks and lines nest."""
+    settings = Settings(widths=widths, rows=4)
+    rows = run_threads(2, lambda comm: buffers.measure(comm, settings, quiet))[0]
+    result = {"ranks": 2, "settings": settings.asdict(), "sections": {"buffers": rows}}
+    for axes in figures.buffers(result).axes:
+        assert len(axes.lines) == 5
+        assert all(len(line.get_xdata()) > 1 or line.get_marker() not in ("", "None") for line in axes.lines)
+        growing, constant = (axes.lines[i : i + 2] for i in (0, 2))
+        np.testing.assert_array_equal(growing[0].get_ydata(), constant[0].get_ydata())
+        assert growing[0].get_linewidth() > constant[0].get_linewidth()
+        assert growing[1].get_markersize() > constant[1].get_markersize()
 
 
 # the command ---------------------------------------------------------------------------------------------------------

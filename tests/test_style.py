@@ -69,6 +69,16 @@ def test_readme_rows_and_arrays():
     assert names["held"].shape == names["sent"].shape == (4, 2500, 10)
 
 
+def test_readme_table_of_a_grid_is_of_its_command(tmp_path):
+    """The table of the parts of the model comes from the command above it, whatever the number of steps."""
+    section = (ROOT / "README.md").read_text().partition("## Model parallelism")[2].partition("\n## ")[0]
+    command = re.search(r"mpirun -n (\d) python -m zerosim (.*?) +# 2 x 1 x 2", section)
+    done = run_zerosim(0, *command[2].split(), "--ranks", command[1], "--steps", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (table,) = re.findall(r"```\n( pipe .*?)```", section, re.S)
+    assert table in done.stdout
+
+
 def test_ci_types_what_the_readme_says():
     command = re.search(r"^.*\[mpi,test\].*pytest$", (ROOT / "README.md").read_text(), re.M)[0]
     assert command in (ROOT / ".ci" / "run").read_text()

@@ -8,7 +8,7 @@ from conftest import run_zerosim, small_data, train_on
 from safetensors.numpy import load_file
 
 import zerosim
-from zerosim import formulas
+from zerosim import figures, formulas
 from zerosim.optim import RULES
 
 SETTINGS = {"precision": "fp64", "batch_size": 17, "steps": 6, "stages": (0,), "lr": 0.02}
@@ -86,6 +86,15 @@ def test_the_drift_is_the_distance_from_the_mean():
     gap = 0.02 * (both[0] - both[1]) / 2
     assert run.drifts[0] == pytest.approx((np.abs(gap).max(), np.linalg.norm(gap)))
     assert none.drifts == [(0.0, 0.0)]
+
+
+def test_the_figure_says_why_the_last_averaging_is_near():
+    """6 steps, averaged every 4: the last point comes 2 steps after the one before."""
+    report = zerosim.build_report(train_on(2, sync="average", sync_every=4, steps=6))
+    above = figures.sync(report).axes[0]
+    assert [text.get_text() for text in above.texts] == ["at the end,\nafter 2 steps only"]
+    assert "largest single weight" in [text.get_text() for text in above.get_legend().get_texts()]
+    assert not figures.sync(zerosim.build_report(train_on(2, sync="average", sync_every=3, steps=6))).axes[0].texts
 
 
 def test_evaluation_is_of_one_model_and_changes_nothing():

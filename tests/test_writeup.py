@@ -155,10 +155,72 @@ def refused(function, *said, N=2):
         (lambda: zerosim.Adam(parameters(), lr=-1), ["lr", "-1"]),
         (lambda: zerosim.SGD(parameters()).step(), ["parameters[0]", "missing", "zero_grad()"]),
         (lambda: zerosim.ZeroRedundancyOptimizer(parameters()), ["list", "zerosim.SGD"]),
+        (lambda: zerosim.ZeroRedundancyOptimizer(parameters(), zerosim.SGD), ["SGD is a class", "SGD(parameters"]),
+        (lambda: zerosim.ZeroRedundancyOptimizer(zerosim.Adam), ["Adam is a class", "Adam(parameters"]),
+        (lambda: zerosim.ZeroRedundancyOptimizer(zerosim.SGD(parameters()), 3), ["comm: 3", "mpi4py", "None"]),
+        (lambda: zerosim.ZeroRedundancyOptimizer(zerosim.SGD(parameters()), int), ["comm: <class 'int'>", "mpi4py"]),
+        (lambda: zerosim.train(zerosim.Config(steps=1), 3), ["comm: 3", "run_threads"]),
+        (lambda: zerosim.SGD(zerosim.Parameter([1.0])), ["Parameter is no list", "[parameter]"]),
+        (lambda: zerosim.SGD(zerosim.Linear(2, 2)), ["Linear is no list", "model.parameters"]),
+        (lambda: zerosim.Parameter([[1.0], [1.0, 2.0]]), ["data is no array", "equal lengths"]),
+        (lambda: zerosim.Linear(0, 3), ["inputs is 0", "1 or more"]),
+        (lambda: zerosim.Linear(3, 2.0), ["outputs is 2.0", "whole number"]),
+        (lambda: zerosim.Linear(3, 2, seed=-1), ["seed is -1", "0 or more"]),
+        (lambda: zerosim.Linear(3, 2, seed=None), ["seed is None", "whole number"]),
+        (lambda: zerosim.Linear(3, 2, dtype=np.float16), ["float16", "float32 or float64"]),
+        (lambda: zerosim.Linear(3, 2, dtype="half a float"), ["'half a float'", "float32 or float64"]),
     ],
 )
 def test_bad_use(make, said):
     refused(lambda comm: make(), *said, N=1)
+
+
+X = np.ones((4, 3))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (X[:, :2], [0] * 4, ["x is float64 (4, 2)", "(rows, 3)"]),
+        (X[0], [0], ["x is float64 (3,)", "(rows, 3)"]),
+        (X[:0], [], ["no rows", "one or more"]),
+        ("three", [0], ["x is <U5 ()", "numbers"]),
+        ([[1, 2, 3], [1]], [0, 0], ["x is no array", "equal lengths"]),
+        (X, [0] * 3, ["y is int64 (3,)", "(4,)"]),
+        (X, [[0]] * 4, ["y is int64 (4, 1)", "(4,)"]),
+        (X, 0, ["y is int64 ()", "(4,)"]),
+        (X, np.zeros(4), ["y is float64 (4,)", "integers"]),
+        (X, [True] * 4, ["y is bool (4,)", "integers"]),
+        (X, [0, 1, -1, 0], ["y[2] is -1", "0 to 9"]),
+        (X, [0, 10, -1, 0], ["y[1] is 10", "0 to 9"]),
+    ],
+)
+def test_bad_rows(x, y, said):
+    """What had been a wrong loss without a word, or an error of NumPy's; and the gradient is left alone."""
+    model = zerosim.Linear(3, 10)
+    refused(lambda comm: model.backward(x, y), *said, N=1)
+    assert model.parameters[0].grad is None
+
+
+def test_good_rows_of_any_kind():
+    """Lists and narrow integers do as well; widths and seeds may be NumPy's."""
+    model, other = zerosim.Linear(np.int64(3), np.int32(10), seed=np.uint8(4)), zerosim.Linear(3, 10, seed=4)
+    y = [0, 9, 3, 3]
+    losses = {model.backward(X, y), model.backward(X.tolist(), np.array(y, np.uint8)), other.backward(X, np.array(y))}
+    assert len(losses) == 1
+    np.testing.assert_array_equal(model.parameters[0].grad, 2 * other.parameters[0].grad)
+    model.parameters[0].grad = np.zeros(3)
+    refused(lambda comm: model.backward(X, y), "grad is float64 (3,)", N=1)
+
+
+def test_a_class_on_one_rank_stops_all():
+    def run(comm):
+        optimizer = zerosim.SGD(parameters()) if comm.rank else zerosim.SGD
+        with pytest.raises(InputError) as caught:
+            zerosim.ZeroRedundancyOptimizer(optimizer, comm)
+        return str(caught.value)
+
+    assert all("SGD is a class" in message for message in zerosim.run_threads(3, run))
 
 
 @pytest.mark.parametrize(
@@ -202,8 +264,9 @@ def test_an_optimizer_is_wrapped_once_and_before_it_steps():
     plain = zerosim.Adam(parameters())
     zerosim.ZeroRedundancyOptimizer(plain)
     refused(lambda comm: zerosim.ZeroRedundancyOptimizer(plain), "wrapped already", N=1)
-    with pytest.raises(InputError, match="step\\(\\) of its ZeroRedundancyOptimizer"):
-        plain.step()
+    for method in (plain.step, plain.zero_grad):
+        with pytest.raises(InputError, match=f"{method.__name__}\\(\\) of its ZeroRedundancyOptimizer"):
+            method()
 
 
 # the worked examples -------------------------------------------------------------------------------------------------

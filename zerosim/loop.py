@@ -12,6 +12,7 @@ to DistributedDataParallel. It slices every parameter in N where PyTorch's gives
 import hashlib
 import json
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,8 @@ class Parameter:
     """
 
     def __init__(self, data: Any) -> None:
-        array = np.array(data, order="C")
-        if array.dtype not in (np.float32, np.float64):
-            raise InputError(f"Parameter: {array.dtype} cannot be trained; it must be float32 or float64")
+        array = np.array(_array("Parameter: data", data), order="C")
+        _check_dtype("Parameter", array.dtype)
         if not array.size:
             raise InputError(f"Parameter: the shape {array.shape} has no element; it must have one or more")
         self._data = array
@@ -70,7 +70,7 @@ class PlainOptimizer:
     def __init__(
         self, parameters: Iterable[Parameter], lr: float | None = None, weight_decay: float | None = None
     ) -> None:
-        self.parameters = list(parameters)
+        self.parameters = _listed(parameters)
         _check_parameters(self.parameters)
         config = Config(optimizer=self.name, lr=lr, weight_decay=weight_decay)
         self.lr, self.weight_decay = config.lr or 0.0, config.weight_decay or 0.0
@@ -87,19 +87,24 @@ class PlainOptimizer:
         return dict(self.ledger.now)
 
     def zero_grad(self) -> None:
-        """Set every gradient to zeros, to be added to or replaced."""
+        """Set every gradient to zeros, to be added to or replaced. Raises InputError if a wrapper has taken over."""
+        self._check_own("zero_grad")
         for parameter in self.parameters:
             parameter.grad = np.zeros_like(parameter.data)
 
     def step(self) -> None:
         """Update every parameter with its gradient. Raises InputError if one is missing or unlike its parameter."""
-        if self.wrapped:
-            raise InputError("step: this optimizer is wrapped; call step() of its ZeroRedundancyOptimizer")
+        self._check_own("step")
         gradients = _gradients(self.parameters)
         self.states = self.states or [take_states(self, parameter.data.size) for parameter in self.parameters]
         self.rule.t += 1
         for parameter, gradient, states in zip(self.parameters, gradients, self.states, strict=True):
             self.rule.step(parameter.data.reshape(-1), gradient.reshape(-1), states, 1.0, self.ledger)
+
+    def _check_own(self, method: str) -> None:
+        """Raise InputError if a wrapper has these parameters and their gradients: they lie in its vectors."""
+        if self.wrapped:
+            raise InputError(f"{method}: this optimizer is wrapped; call {method}() of its ZeroRedundancyOptimizer")
 
 
 class SGD(PlainOptimizer):
@@ -133,10 +138,12 @@ class ZeroRedundancyOptimizer:
     All ranks make the wrapper and call its methods together, and begin with the same parameters. These move into one
     padded vector (`zerosim.partition.Layout`), of which `Parameter.data` are views from then on.
 
-    Raises InputError, on all ranks, if the optimizer is none, is wrapped already or has stepped, or if ranks differ.
+    Raises InputError, on all ranks, if the optimizer is none, is wrapped already or has stepped, or if ranks differ;
+    and on its own if `comm` is no communicator.
     """
 
     def __init__(self, optimizer: PlainOptimizer, comm: Any = None) -> None:
+        _check_made(comm)  # in PyTorch a class stands there: parameters, optimizer_class
         self._ledger = Ledger()
         self._comm = Comm(connect(comm), self._ledger)
         self._comm.agreed(_check_plain, optimizer)
@@ -227,11 +234,19 @@ class Linear:
     """The model y = W x + b for classification, with the passes of `zerosim.mlp.MLP`.
 
     `parameters` is a list of one: W (outputs, inputs) row by row, then b. W is normal with variance 2 / inputs, as in
-    `zerosim.train` with the same seed, and b 0.
+    `zerosim.train` with the same seed, and b 0. Raises InputError for a width below 1, a seed below 0, or a dtype other
+    than float32 and float64.
     """
 
     def __init__(self, inputs: int, outputs: int, seed: int = 0, dtype: Any = np.float32) -> None:
-        self._mlp = MLP([inputs, outputs], np.dtype(dtype), np.dtype(dtype), Ledger())
+        inputs, outputs = _whole("inputs", inputs, 1), _whole("outputs", outputs, 1)
+        seed = _whole("seed", seed, 0)
+        try:
+            dtype = np.dtype(dtype)
+        except TypeError:
+            raise InputError(f"Linear: dtype is {dtype!r}; it must be float32 or float64") from None
+        _check_dtype("Linear", dtype)
+        self._mlp = MLP([inputs, outputs], dtype, dtype, Ledger())
         vector = np.zeros(self._mlp.sizes[0], dtype)
         W, _ = self._mlp.views(0, vector)
         np.random.default_rng([seed, 0, 0]).standard_normal(out=W, dtype=W.dtype)
@@ -241,17 +256,36 @@ class Linear:
     def backward(self, x: np.ndarray, y: np.ndarray) -> float:
         """Return the softmax cross-entropy, a mean over rows, and add its gradient to the parameter's `grad`.
 
-        `x` has the shape (rows, inputs), `y` holds a class number for each row.
+        `x` has the shape (rows, inputs), `y` holds a class number for each row, from 0 to outputs - 1. Raises
+        InputError for any other, and for no rows; `grad` is then as it was.
         """
         (parameter,) = self.parameters
+        x, y = self._checked(x, y)
         if parameter.grad is None:
             parameter.grad = np.zeros_like(parameter.data)
-        x = np.asarray(x, parameter.data.dtype).T
+        _gradients(self.parameters)
         logits = self._mlp.forward(0, parameter.data, x)
         loss = self._mlp.cross_entropy(logits, y, 1 / y.size) / y.size
         self._mlp.parameter_gradient(x, logits, 0, parameter.data.size, parameter.grad, add=True)
         self._mlp.ledger.release(logits)
         return loss
+
+    def _checked(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return x as `MLP` has it, (inputs, rows), and y, both of this rank alone: each rank has its own rows."""
+        inputs, outputs = self._mlp.widths
+        x, y = _array("Linear: x", x), _array("Linear: y", y)
+        if x.dtype.kind not in "fiub" or x.ndim != 2 or x.shape[1] != inputs:
+            raise InputError(f"Linear: x is {x.dtype} {x.shape}; it must be numbers of the shape (rows, {inputs})")
+        if not len(x):
+            raise InputError("Linear: x has no rows; every rank's part of a batch must have one or more")
+        if y.dtype.kind not in "iu" or y.shape != (len(x),):
+            raise InputError(
+                f"Linear: y is {y.dtype} {y.shape}; it must be class numbers, integers, of the shape ({len(x)},)"
+            )
+        if (wrong := (y < 0) | (y >= outputs)).any():
+            row = int(wrong.argmax())
+            raise InputError(f"Linear: y[{row}] is {y[row]}; classes must be numbered 0 to {outputs - 1}")
+        return np.asarray(x, self.parameters[0].data.dtype).T, y
 
 
 def take_states(optimizer: PlainOptimizer, elements: int) -> dict[str, np.ndarray]:
@@ -262,6 +296,35 @@ def take_states(optimizer: PlainOptimizer, elements: int) -> dict[str, np.ndarra
     for state in states.values():
         state.fill(0)
     return states
+
+
+def _array(what: str, values: Any) -> np.ndarray:
+    """Return the values as an array. Raises InputError if they are none, such as rows of different lengths."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} is no array; its rows must have equal lengths") from None
+
+
+def _check_dtype(what: str, dtype: np.dtype) -> None:
+    if dtype not in (np.float32, np.float64):
+        raise InputError(f"{what}: {dtype} cannot be trained; it must be float32 or float64")
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """Return a whole number, NumPy's too. Raises InputError for anything else, and below `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"Linear: {name} is {value!r}; it must be a whole number of {least} or more")
+    return int(value)
+
+
+def _listed(parameters: Any) -> list[Parameter]:
+    try:
+        return list(parameters)
+    except TypeError:
+        hint = "model.parameters" if hasattr(parameters, "parameters") else "[parameter]"
+        found = type(parameters).__name__
+        raise InputError(f"parameters: {found} is no list; it must be one of zerosim.Parameter, as {hint}") from None
 
 
 def _check_parameters(parameters: list[Parameter]) -> None:
@@ -277,7 +340,18 @@ def _check_parameters(parameters: list[Parameter]) -> None:
         raise InputError(f"parameters: {' and '.join(dtypes)} are mixed; all must be of one dtype")
 
 
+def _check_made(what: Any) -> None:
+    """Raise InputError for a class of optimizers, whether it is given for the optimizer or after it."""
+    if isinstance(what, type) and issubclass(what, PlainOptimizer):
+        name = what.__name__
+        raise InputError(
+            f"ZeroRedundancyOptimizer: {name} is a class; give the optimizer made of it and then the communicator, "
+            f"as in ZeroRedundancyOptimizer({name}(parameters, lr=0.01), comm)"
+        )
+
+
 def _check_plain(optimizer: Any) -> None:
+    _check_made(optimizer)
     if not isinstance(optimizer, PlainOptimizer):
         raise InputError(
             f"ZeroRedundancyOptimizer: {type(optimizer).__name__} must be zerosim.SGD, Momentum, Adam or AdamW"

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     myths.picked(arguments.claims)
     if arguments.list:
         if first:
-            print(myths.format_claims())
+            print(json.dumps(myths.listing()) if arguments.json else myths.format_claims())
         return
     ranks = RANKS if arguments.ranks is None and transport is None else arguments.ranks
     world = place(ranks, transport)

@@ -27,12 +27,13 @@ def buffers(result: dict[str, Any]) -> "Figure":
     for axes, stage in zip(panels, stages, strict=True):
         own = sorted((row for row in rows if row["stage"] == stage), key=lambda row: row["width"])
         widths = [row["width"] for row in own]
+        alone = {"marker": "_", "markersize": 24} if len(widths) == 1 else {}  # a line through one point is not seen
         between = np.unique(np.geomspace(widths[0], widths[-1], 60).round().astype(int)).tolist()
         for kind, (mark, colour, size, width) in _KINDS.items():
             expected = [_formula(result, stage, kind, h, own[0]) for h in between]
-            axes.plot(between, expected, color=colour, linewidth=width)
+            axes.plot(between, expected, color=colour, linewidth=width, markeredgewidth=width, **alone)
             axes.plot(widths, [max(row[kind]["measured"]) for row in own], mark, color=colour, markersize=size)
-        axes.plot(widths, [row["fused_formula"] for row in own], "--", color="#555555", linewidth=1.2)
+        axes.plot(widths, [row["fused_formula"] for row in own], "--", color="#555555", linewidth=1.2, **alone)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(EngFormatter("B"))

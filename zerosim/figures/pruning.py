@@ -38,10 +38,14 @@ def pruning(report: dict[str, Any]) -> "Figure | None":
         np.arange(steps + 1) + 0.5, edges, counts / sizes[:, None], cmap="Blues", vmin=0, vmax=1, rasterized=True
     )
     _name_layers(below, own["groups_per_layer"], groups)
-    shades = [(1.0, "pruned"), (0.0, "not")]
+    shades = {1: "pruned", 0: "not"}
     if width > 1:
-        shades = [(1.0, "pruned"), (0.5, f"some of {width} neighbours pruned"), (0.0, "none")]
-    handles = [Patch(facecolor=colormaps["Blues"](shade), edgecolor="#999999", label=name) for shade, name in shades]
+        shades = {count: f"{count}" for count in _shown(width)}
+        shades[width] = f"{width} of {width} neighbours pruned"
+    handles = [
+        Patch(facecolor=colormaps["Blues"](count / width), edgecolor="#999999", label=name)
+        for count, name in shades.items()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     below.set_ylim(groups, 0)
     below.set_ylabel(f"group{'' if own['by'] == 'layer' else ', layer after layer'}")
@@ -54,6 +58,11 @@ def pruning(report: dict[str, Any]) -> "Figure | None":
     )
     figure.suptitle(f"{title}\n{subject(report)}", x=0.01, ha="left", fontsize=11)
     return figure
+
+
+def _shown(width: int) -> list[int]:
+    """How many of so many neighbours are pruned where the legend has a shade: each number, or five of many."""
+    return list(range(width, -1, -1)) if width < 5 else [round(width * part / 4) for part in range(4, -1, -1)]
 
 
 def _name_layers(axes: Any, counts: list[int], groups: int) -> None:

@@ -16,12 +16,13 @@ def sync(report: dict[str, Any]) -> "Figure | None":
     own, loss = run["sync"], run["loss"]
     figure, (above, below) = new_figure(2, 1, size=(9, 6), sharex=True)
     above.plot(own["after_steps"], own["drift"], "o-", color="#D55E00", markersize=4, label="all weights (norm)")
-    above.plot(own["after_steps"], own["largest_drift"], "s--", color="#0072B2", markersize=4, label="a single weight")
+    single = {"color": "#0072B2", "markersize": 4, "label": "largest single weight"}
+    above.plot(own["after_steps"], own["largest_drift"], "s--", **single)
     if min(own["largest_drift"]) > 0:
         above.set_yscale("log")
     last = own["after_steps"][-1] - (own["after_steps"][-2] if len(own["after_steps"]) > 1 else 0)
     if last < own["every"]:
-        text = f"at the end,\nafter {last} step{'s' * (last > 1)}"
+        text = f"at the end,\nafter {last} step{'s' * (last > 1)} only"
         where = own["after_steps"][-1], own["drift"][-1]
         above.annotate(text, where, (-8, -2), textcoords="offset points", ha="right", va="top", fontsize=9)
     above.set_ylabel("distance from the mean\nbefore averaging")

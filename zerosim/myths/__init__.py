@@ -13,10 +13,10 @@ from zerosim.myths import mathematics, memory, parallelism, pruning, traffic
 from zerosim.myths.claims import CLAIMS, Claim, Verdict
 from zerosim.myths.lab import Lab
 
-SCHEMA = "zerosim.myths/1"
+SCHEMA, LISTING = "zerosim.myths/1", "zerosim.myths.list/1"
 
-__all__ = ["CLAIMS", "Claim", "Lab", "Verdict", "check", "format_claims", "format_myths", "mathematics", "memory"]
-__all__ += ["parallelism", "picked", "pruning", "traffic"]
+__all__ = ["CLAIMS", "Claim", "Lab", "Verdict", "check", "format_claims", "format_myths", "listing", "mathematics"]
+__all__ += ["memory", "parallelism", "picked", "pruning", "traffic"]
 
 
 def picked(names: Iterable[str]) -> list[Claim]:
@@ -81,6 +81,12 @@ def format_myths(report: dict[str, Any], width: int = 80) -> str:
         f"{report['ranks']} ranks ({report['backend']}), seed {report['seed']}; all numbers were counted just now."
     )
     return console_text(heading, table, width=width)
+
+
+def listing() -> dict[str, Any]:
+    """Return all claims as JSON types, nothing measured: "claims" is a list of {"name", "claim", "source"}."""
+    claims = [{"name": each.name, "claim": each.text, "source": each.source} for each in CLAIMS.values()]
+    return {"schema": LISTING, "zerosim": zerosim.__version__, "claims": claims}
 
 
 def format_claims(width: int = 80) -> str:

@@ -78,17 +78,24 @@ def settle(what: str, cases: Mapping[Any, bool]) -> str:
 
 
 def threshold(what: str, unit: str, cases: list[tuple[float, bool]]) -> str:
-    """Return what a claim that holds for some values says: "only if `what` at most X `unit`", or "at least".
+    """Return "only if `what`: here it held up to X `unit`, failed from Y on", or "from X on, failed up to Y".
 
-    X is the last value at which it held. "true" or "false" if it holds for all or for none, and "only if" with all
-    values at which it holds where no bound tells them apart.
+    X and Y are tried values next to one another: a bound lies between them. If the claim also held somewhere beyond Y,
+    that is said. "true" or "false" if it holds for all or for none; if it holds at both ends, or at neither, but not
+    throughout, the values at which it held.
     """
-    held, failed = ([value for value, holds in cases if holds is kind] for kind in (True, False))
-    if held and failed and max(held) < min(failed):
-        return f"only if {what} at most {max(held):.3g}{unit}"
-    if held and failed and min(held) > max(failed):
-        return f"only if {what} at least {min(held):.3g}{unit}"
-    return settle(what, {f"{value:.3g}{unit}": holds for value, holds in cases})
+    cases = sorted(cases)
+    small = cases[0][1]
+    if small == cases[-1][1]:
+        return settle("tried at", {f"{value:.3g}{unit}": holds for value, holds in cases})
+    inward = cases if small else cases[::-1]
+    first = [holds for _, holds in inward].index(False)
+    held, failed = (f"{value:.3g}" for value, _ in inward[first - 1 : first + 1])
+    if any(holds for _, holds in inward[first:]):
+        beyond = f"failed at {failed}, held at some of {'more' if small else 'fewer'}"
+    else:
+        beyond = f"failed from {failed} on" if small else f"failed up to {failed}"
+    return f"only if {what}: here it held {f'up to {held}{unit}' if small else f'from {held}{unit} on'}, {beyond}"
 
 
 def either(words: list[str], conjunction: str = "or") -> str:

@@ -116,10 +116,15 @@ class Lab:
 
     # steps taken by hand, for what a training does not record --------------------------------------------------------
 
-    def rank(self, comm: Transport, stage: int, config: Config, kind: type[Rank] = Rank) -> Rank:
-        """Return a rank (or one of another `kind`) with its states allocated as a stage does it, on the digits."""
+    def rank(
+        self, comm: Transport, stage: int, config: Config, kind: type[Rank] = Rank, data: Dataset | None = None
+    ) -> Rank:
+        """Return a rank (or one of another `kind`) with its states allocated as a stage does it.
+
+        `data` takes the place of the digits.
+        """
         numerics = precision(config.precision)
-        rank = kind(comm, config, convert(self.digits, numerics.dtype, numerics.compute))
+        rank = kind(comm, config, convert(data or self.digits, numerics.dtype, numerics.compute))
         STAGES[stage].allocate(rank)
         return rank
 

@@ -8,9 +8,10 @@ import numpy as np
 from zerosim import formulas
 from zerosim.data import Dataset, make_dataset
 from zerosim.myths.claims import Numbers, Verdict, claim, either, series, settle, threshold
-from zerosim.myths.lab import Lab, at_rest
+from zerosim.myths.lab import SIZES, Lab, at_rest
 from zerosim.report import si
 from zerosim.train import Run
+from zerosim.transport import Transport
 
 
 def peak(run: Run) -> int:
@@ -58,8 +59,12 @@ def _(n: Numbers) -> Verdict:
     )
 
 
-MODELS: tuple[tuple[int, ...], ...] = ((), (16,), (24, 24), (64, 64), (16,) * 8)
+WIDTH = 64
+"""Units of a hidden layer where memory at the peak is counted; the first layer is the largest, and always the same."""
+MODELS: tuple[tuple[int, ...], ...] = ((), (WIDTH, 1), (WIDTH, WIDTH), (WIDTH,) * 8)
 """Hidden widths from one layer, which is the whole model, to many alike."""
+NARROW = (2,)
+"""Hidden widths of a model of another shape: the share of the largest layer is not all that counts."""
 
 
 @claim(
@@ -69,33 +74,49 @@ MODELS: tuple[tuple[int, ...], ...] = ((), (16,), (24, 24), (64, 64), (16,) * 8)
     "counts the gathered unit",
 )
 def peaks(lab: Lab) -> Numbers:
-    """Count memory at rest and at the peak at stages 2 and 3, for models of more and more layers."""
-    models = []
-    for hidden in MODELS:
+    """Count memory at rest and at the peak at stages 2 and 3, for models of which one layer is less and less.
+
+    Between the second hidden layer's narrowest and widest the width at which it turns is found by halving.
+    """
+
+    def counted(hidden: tuple[int, ...]) -> dict[str, Any]:
         records = lab.train(stages=(2, 3), hidden=hidden)
         sizes = [formulas.parameters(pair) for pair in pairwise(records.widths)]
-        models.append(
-            {
-                "layers": records.widths,
-                "share_of_largest_layer": max(sizes) / sum(sizes),
-                "at_rest": {str(run.stage): at_rest(run) for run in records.runs},
-                "peak": {str(run.stage): peak(run) for run in records.runs},
-            }
-        )
-    return {"models": models}
+        return {
+            "layers": records.widths,
+            "share_of_largest_layer": max(sizes) / sum(sizes),
+            "at_rest": {str(run.stage): at_rest(run) for run in records.runs},
+            "peak": {str(run.stage): peak(run) for run in records.runs},
+        }
+
+    models = [counted(hidden) for hidden in MODELS]
+    narrow, wide = 1, WIDTH
+    if not _lower(models[1]) and _lower(models[2]):
+        while wide - narrow > 1:
+            width = (narrow + wide) // 2
+            models.append(counted((WIDTH, width)))
+            narrow, wide = (narrow, width) if _lower(models[-1]) else (width, wide)
+    return {"models": sorted(models, key=lambda own: -own["share_of_largest_layer"]), "narrow": counted(NARROW)}
+
+
+def _lower(model: dict[str, Any]) -> bool:
+    """Whether stage 3's peak is below stage 2's."""
+    return model["peak"]["3"] < model["peak"]["2"]
 
 
 @peaks.judge
 def _(n: Numbers) -> Verdict:
-    models = n["models"]
-    cases = [(100 * own["share_of_largest_layer"], own["peak"]["3"] < own["peak"]["2"]) for own in models]
+    models, narrow = n["models"], n["narrow"]
+    cases = [(100 * own["share_of_largest_layer"], _lower(own)) for own in models]
     rest = sum(own["at_rest"]["3"] < own["at_rest"]["2"] for own in models)
     ratios = [own["peak"]["3"] / own["peak"]["2"] for own in models]
     return Verdict(
-        threshold("the largest layer has", " % of the parameters", cases),
+        threshold("the largest layer is small enough", " % of the parameters", cases),
         f"At rest it holds less in {rest} of {len(models)} models; at the peak {max(ratios):.2f} times stage 2's where "
         f"the largest layer is {cases[ratios.index(max(ratios))][0]:.0f} % of the model, {min(ratios):.2f} times where "
-        f"it is {cases[ratios.index(min(ratios))][0]:.0f} %.",
+        f"it is {cases[ratios.index(min(ratios))][0]:.0f} %. In a model of another shape, {narrow['layers'][1]} hidden "
+        f"units and {100 * narrow['share_of_largest_layer']:.0f} %, it is "
+        f"{narrow['peak']['3'] / narrow['peak']['2']:.2f} times.",
     )
 
 
@@ -133,10 +154,19 @@ def _(n: Numbers) -> Verdict:
     )
 
 
-def _line(seed: int) -> Dataset:
-    """Rows of one number and what a line makes of it: the model that fits it has two parameters."""
-    x = np.random.default_rng(seed).standard_normal((256, 1))
-    return make_dataset("a line", x, 3 * x + 1)
+EACH, MOST = 64, 256
+"""Sizes of a layer: all up to the first, and up to the second those that are padded most."""
+
+
+def _sizes(most_ranks: int) -> list[int]:
+    """Return how many parameters a layer has in turn: one more than a multiple of N is padded by N - 1."""
+    return [*range(2, EACH + 1), *(P for P in range(EACH + 1, MOST + 1) if P % most_ranks == 1)]
+
+
+def _plane(parameters: int) -> Dataset:
+    """Rows whose linear model, of one output, has so many parameters: a weight per input, and the bias."""
+    x = np.zeros((max(SIZES), parameters - 1))
+    return make_dataset("a plane", x, x.sum(axis=1, keepdims=True))
 
 
 @claim(
@@ -145,22 +175,31 @@ def _line(seed: int) -> Dataset:
     source="ZeRO, table 1, for states that N divides; slices are padded to equal sizes",
 )
 def larger_world(lab: Lab) -> Numbers:
-    """Count memory at rest on more and more ranks, at stages 1 to 3, for the digits' model and one of two numbers."""
-    line = _line(lab.seed)
-    models = []
-    for data, hidden in ((lab.digits, (24,)), (line, ())):
-        records = {N: lab.train(N, data, precision="fp16", hidden=hidden, stages=(1, 2, 3)) for N in lab.sizes}
-        widths = records[1].widths
-        models.append(
+    """Count what is allocated on more and more ranks, at stages 1 to 3, for models of one layer of each size."""
+    config = lab.config(precision="fp16", hidden=())
+    planes = {P: _plane(P) for P in _sizes(max(lab.sizes))}
+
+    def held(comm: Transport) -> dict[tuple[int, int], int]:
+        return {
+            (P, stage): sum(lab.rank(comm, stage, config, data=plane).ledger.now.values())
+            for P, plane in planes.items()
+            for stage in (1, 2, 3)
+        }
+
+    fullest = {}
+    for N in lab.sizes:
+        lab.tell(f"allocating {len(planes)} models on {N} ranks")
+        everyone = lab.on(N, held)
+        fullest[N] = {which: max(own[which] for own in everyone) for which in everyone[0]}
+    return {
+        "models": [
             {
-                "smallest_layer": min(formulas.parameters(pair) for pair in pairwise(widths)),
-                "at_rest": {
-                    str(stage): {str(N): at_rest(own.runs[i]) for N, own in records.items()}
-                    for i, stage in enumerate((1, 2, 3))
-                },
+                "parameters": P,
+                "at_rest": {str(s): {str(N): own[P, s] for N, own in fullest.items()} for s in (1, 2, 3)},
             }
-        )
-    return {"models": models}
+            for P in planes
+        ]
+    }
 
 
 @larger_world.judge
@@ -168,11 +207,13 @@ def _(n: Numbers) -> Verdict:
     def falls(held: dict[str, int]) -> bool:
         return all(held[a] > held[b] for a, b in pairwise(held))
 
-    cases = [(own["smallest_layer"], all(falls(held) for held in own["at_rest"].values())) for own in n["models"]]
-    small = min(n["models"], key=lambda own: own["smallest_layer"])
+    sizes = [own["parameters"] for own in n["models"]]
+    cases = [(own["parameters"], all(falls(held) for held in own["at_rest"].values())) for own in n["models"]]
+    small = min(n["models"], key=lambda own: own["parameters"])
     held = small["at_rest"]["2"]
     return Verdict(
-        threshold("the smallest layer has", " parameters", cases),
-        f"With a layer of {small['smallest_layer']} parameters, padded to N, a rank at stage 2 holds "
-        f"{series({N: si(own) for N, own in held.items()})} on {series({N: N for N in held})} ranks.",
+        threshold("layers are large beside N", " parameters", cases),
+        f"Of {len(sizes)} models of one layer, {min(sizes)} to {max(sizes)} parameters, it holds for "
+        f"{sum(holds for _, holds in cases)}; of {small['parameters']} parameters, padded to N, a rank at stage 2 "
+        f"holds {series({N: si(own) for N, own in held.items()})} on {series({N: N for N in held})} ranks.",
     )

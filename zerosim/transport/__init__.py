@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from zerosim.errors import InputError
+
 
 class Transport(Protocol):
     """One rank's end of a world of `size` ranks. `backend` is "mpi" or "threads"."""
@@ -40,13 +42,21 @@ class Transport(Protocol):
 
 
 def connect(comm: Any = None) -> Transport:
-    """Return a transport for None (a world of one rank), for an mpi4py communicator, or the one that is given."""
+    """Return a transport for None (a world of one rank), for an mpi4py communicator, or the one that is given.
+
+    Raises InputError for anything else.
+    """
     if comm is None:
         from zerosim.transport.threads import alone
 
         return alone()
     if hasattr(comm, "recv") and hasattr(comm, "backend"):
         return comm
+    if isinstance(comm, type) or not hasattr(comm, "Split_type"):
+        raise InputError(
+            f"comm: {comm!r} is no communicator; it must be what zerosim.run_threads hands to its function, "
+            "an mpi4py communicator, or None for one rank"
+        )
     from zerosim.transport.mpi import MPITransport
 
     return MPITransport(comm)
