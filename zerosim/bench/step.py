@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from zerosim.bench.shared import Task, Tell, Trainee, in_turn, of_stage, slowest, spread, together
-from zerosim.train import durations
 from zerosim.transport.mpi import MPITransport
+from zerosim.watch import durations
 
 SCHEMA = "zerosim.bench.step/1"
 
