@@ -111,9 +111,14 @@ def _sha256(path: Path) -> str:
 def open_checkpoint(name: str) -> Checkpoint:
     """Return a checkpoint by its folder, or the newest in a folder of several. Raises InputError if there is none."""
     folder = Path(name)
-    if (folder / MANIFEST).is_file():
-        return Checkpoint(folder.resolve())
-    found = checkpoints(folder)
+    try:
+        if (folder / MANIFEST).exists():
+            return Checkpoint(folder.resolve())
+        found = checkpoints(folder)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"checkpoint {name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not found:
         kind = "holds no checkpoint (step-…)" if folder.is_dir() else "there is no such folder"
         raise InputError(f"checkpoint {name}: {kind}")

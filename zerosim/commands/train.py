@@ -184,7 +184,9 @@ def add(commands: Commands) -> None:
 
     output = p.add_argument_group("output")
     output.add_argument(
-        "--checkpoint", metavar="DIR", help="write checkpoints of one stage into DIR/step-…, from which --resume goes on"
+        "--checkpoint",
+        metavar="DIR",
+        help="write checkpoints of one stage into DIR/step-…, from which --resume goes on",
     )
     output.add_argument(
         "--checkpoint-every", type=int, metavar="K", help="every K steps, and at the end (default: after each epoch)"
