@@ -7,7 +7,7 @@ Gropp 2005, section 3, for one kind of link).
 """
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,10 @@ def gigabits(number: float) -> float:
 def gigabytes(number: float) -> float:
     """GB/s in bytes per second."""
     return number * 1e9
+
+
+LARGEST = 10**9
+"""Of ranks on a node, and of its links: more was mistyped."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,16 @@ class Cluster:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(f"cluster {self.name}: {field.name} is {value!r}; it must be a whole number from 1")
+            whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
+            if field.type is int and not whole:
+                raise InputError(
+                    f"cluster {self.name}: {field.name} is {value!r}; it must be a whole number from 1 to {LARGEST:,}"
+                )
             if field.type is float:
                 least = "0 or more" if field.name.startswith("alpha") else "more than 0"
-                number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+                number = (
+                    isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+                )
                 if not number or value < 0 or (value == 0 and least != "0 or more"):
                     raise InputError(f"cluster {self.name}: {field.name} is {value!r}; it must be a number, {least}")
 

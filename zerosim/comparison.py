@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from zerosim.errors import InputError
 from zerosim.jsonfile import read_json
 from zerosim.report import console_text, number, sent_on_average, si, total_at_rest
 
@@ -15,12 +16,19 @@ def compare(width: int = 80, **reports: dict[str, Any] | str | Path) -> str:
 
     Reports are named by the caller and are those of `build_report`, or names of files report.json. Bytes are the
     fullest and the busiest rank's, as counted; "norms" is what pruning sends. Raises InputError for a file that cannot
-    be read.
+    be read, and for what is no report.
     """
+    loaded = {name: _loaded(report) for name, report in reports.items()}
+    try:
+        return _compared(loaded, width)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"reports: one of them is no report of a training ({type(error).__name__}: {error})") from None
+
+
+def _compared(loaded: dict[str, dict[str, Any]], width: int) -> str:
     from rich import box
     from rich.table import Table
 
-    loaded = {name: _loaded(report) for name, report in reports.items()}
     regression = any(report["data"]["task"] == "regression" for report in loaded.values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,8 +227,8 @@ class Config:
         quantile = _real("prune_groups", self.prune_groups)
         if not 0 < quantile < 1:
             raise InputError(f"prune_groups: {quantile:g} must be above 0 and below 1 (leave it out not to prune)")
-        by = "row" if by is None else int(by) if isinstance(by, str) and by.isdecimal() else by
-        if by not in ("layer", "row") and (isinstance(by, bool) or not isinstance(by, int) or by < 1):
+        by = "row" if by is None else int(by) if isinstance(by, str) and by.isdecimal() and len(by) < 20 else by
+        if by not in ("layer", "row") and (not isinstance(by, int) or not _is_whole(by) or by < 1):
             raise InputError(
                 f"prune_by: {by!r} is not known; choose layer, row, or a whole number of elements, 1 or more"
             )
@@ -411,9 +412,14 @@ def _yes_or_no(name: str, value: Any) -> None:
 def _whole(name: str, value: Any, least: int, optional: bool = False) -> Any:
     if value is None and optional:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}: {value!r} must be a whole number of {least} or more")
+    if not _is_whole(value) or value < least:
+        raise InputError(f"{name}: {value!r} must be a whole number of {least} or more, and less than 2^63")
     return value
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number that other programs take too: beyond 64 bits it was mistyped."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
@@ -424,7 +430,7 @@ def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
             value = [int(part) for part in value]
         except ValueError:
             raise InputError(f"{name}: {','.join(value)!r} must be whole numbers with commas between") from None
-    if not isinstance(value, (list, tuple)) or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
+    if not isinstance(value, (list, tuple)) or not all(map(_is_whole, value)):
         raise InputError(f"{name}: {value!r} must be a list of whole numbers")
     return tuple(value)
 
@@ -435,7 +441,7 @@ def _straggler(value: Any) -> tuple[int, float]:
         rank, factor = value.split(":") if isinstance(value, str) else value
         place: Any = int(rank) if isinstance(value, str) else rank
         times: Any = float(factor) if isinstance(value, str) else factor
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"straggler: {value!r} must be RANK:FACTOR, like 2:3.5") from None
     _whole("straggler: the rank", place, 0)
     if isinstance(times, bool) or not isinstance(times, (int, float)) or not 1 <= times < math.inf:
@@ -444,6 +450,6 @@ def _straggler(value: Any) -> tuple[int, float]:
 
 
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
         raise InputError(f"{name}: {value!r} must be a finite number of 0 or more")
     return float(value)

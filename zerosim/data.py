@@ -9,15 +9,19 @@ import gzip
 import hashlib
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from zerosim.errors import InputError
+from zerosim.outside import check_file
+from zerosim.room import check_room
 
 DIGITS = Path(__file__).with_name("datasets") / "digits.npz"
 
@@ -67,6 +71,7 @@ def load(name: str) -> Dataset:
         readers = {".npz": _npz, ".csv": _csv}
         if path.suffix.lower() not in readers:
             raise InputError(f"data {name}: the name must end in .npz or .csv, or be a folder of IDX files")
+        check_file(path, f"data {name}")
         return make_dataset(name, *readers[path.suffix.lower()](path))
     except OSError as error:
         raise InputError(f"data {name}: cannot be read ({error.strerror or error})") from None
@@ -95,7 +100,7 @@ def make_dataset(name: str, x: Any, y: Any, own_test: int = 0) -> Dataset:
         x = x[:, None]
     if y.ndim == 2 and y.shape[1] == 1 and y.dtype.kind != "f":
         y = y[:, 0]
-    if y.dtype.kind not in "fiubUS" or y.ndim not in (1, 2):
+    if y.dtype.kind not in "fiubUST" or y.ndim not in (1, 2):
         raise InputError(f"{what}: y must hold a class or a number for each row, not {y.dtype} of shape {y.shape}")
     if len(x) != len(y):
         raise InputError(f"{what}: x has {len(x)} rows and y has {len(y)}; they must have as many")
@@ -169,24 +174,67 @@ def _finite(what: str, array: np.ndarray) -> None:
         raise InputError(f"{what} has a value that is not finite ({bad[~np.isfinite(bad)][0]}) in row {row + 1}")
 
 
+_RATIO = 1032
+"""The most by which deflate, the compression of .npz and .gz, can make bytes fewer (258 of them in 2 bits)."""
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+_DAMAGED = (ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, zlib.error, struct.error)
+
+_UNREADABLE_HEADER = (SyntaxError, tokenize.TokenError)
+"""What NumPy lets through that reads the header of an array as Python."""
+
+
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise InputError(f"data {path}: this is a single array, not an .npz with arrays x and y")
-        with file:
-            for key in ("x", "y"):
-                if key not in file.files:
-                    raise InputError(f"data {path}: no array {key!r} in it, only {', '.join(file.files) or 'nothing'}")
-            return file["x"], file["y"]
+        with zipfile.ZipFile(path) as archive:
+            return _member(path, archive, "x"), _member(path, archive, "y")
     except InputError:
         raise
-    except (ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if "pickle" in str(error).lower():
-            zipped = zipfile.is_zipfile(path)
-            reason = "it holds pickled objects, which are never loaded" if zipped else "this is no .npz file"
-            raise InputError(f"data {path}: {reason}; save plain arrays with numpy.savez") from None
+    except zipfile.BadZipFile as error:
+        with open(path, "rb") as file:
+            begin = file.read(6)
+        if begin == b"\x93NUMPY":
+            raise InputError(f"data {path}: this is a single array, not an .npz with arrays x and y") from None
+        if begin[:2] != b"PK":
+            raise InputError(f"data {path}: this is no .npz file; save arrays x and y with numpy.savez") from None
         raise InputError(f"data {path}: damaged or cut off ({_one_line(error)})") from None
+    except MemoryError:
+        raise InputError(f"data {path}: it needs more memory than there is") from None
+    except (*_DAMAGED, *_UNREADABLE_HEADER) as error:
+        raise InputError(f"data {path}: damaged or cut off ({_one_line(error)})") from None
+
+
+def _member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    """Read one array when its header, its length in the archive and the memory there is are found to fit."""
+    name = f"{key}.npy"
+    if name not in archive.namelist():
+        names = ", ".join(other.removesuffix(".npy") for other in archive.namelist())
+        raise InputError(f"data {path}: no array {key!r} in it, only {names or 'nothing'}")
+    entry = archive.getinfo(name)
+    if entry.file_size > _RATIO * entry.compress_size or entry.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):
+        raise InputError(
+            f"data {path}: {name} cannot be {entry.file_size:,} bytes compressed into {entry.compress_size:,} as "
+            "numpy.savez_compressed does"
+        )
+    check_room(f"data {path}: {name}", entry.file_size, 1)
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"{name} has version {version}")
+        shape, _, dtype = _HEADERS[version](file)
+        if dtype.hasobject:
+            raise InputError(
+                f"data {path}: it holds pickled objects, which are never loaded; save plain arrays with numpy.savez"
+            )
+        expected, got = math.prod(shape) * dtype.itemsize, entry.file_size - file.tell()
+        if expected != got or min(shape, default=0) < 0:
+            raise InputError(f"data {path}: {name} is {shape} of {dtype}, {expected} bytes; it has {got}")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +292,7 @@ def _targets(path: Path, cells: list[str]) -> np.ndarray:
         pass  # not all are whole numbers
     numbers = [_number(cell) for cell in cells]
     if any(number is None for number in numbers):
-        return np.array(cells)
+        return np.array(cells, np.dtypes.StringDType())  # each as long as it is, not all as the longest
     for line, number in enumerate(numbers, 1):
         if not math.isfinite(number):  # type: ignore[arg-type]
             raise InputError(f"data {path}: the target of row {line} below the header is not finite ({number})")
@@ -267,22 +315,43 @@ def _looks_like_data(header: list[str]) -> bool:
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
+_MOST_DIMENSIONS = 32
+
+
 def _idx(path: Path) -> np.ndarray:
     """Read one IDX file (Y. LeCun's MNIST page): 0 0 type ndim, big-endian sizes, then the numbers."""
-    raw = path.read_bytes()
-    if raw[:2] == b"\x1f\x8b":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, zlib.error, OSError) as error:
-            raise InputError(f"data {path}: damaged or cut off ({_one_line(error)})") from None
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES or not raw[3] or len(raw) < 4 + 4 * raw[3]:
+    nbytes = check_file(path, f"data {path}")
+    try:
+        with open(path, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            with gzip.open(raw) if packed else nullcontext(raw) as file:
+                return _idx_numbers(path, file, nbytes, packed)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"data {path}: damaged or cut off ({_one_line(error)})") from None
+    except MemoryError:
+        raise InputError(f"data {path}: it needs more memory than there is") from None
+
+
+def _idx_numbers(path: Path, file: gzip.GzipFile | IO[bytes], nbytes: int, packed: bool) -> np.ndarray:
+    """Read what an open file of `nbytes` on the disk holds; no more than its header says, if it can say so."""
+    head = file.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES or not 1 <= head[3] <= _MOST_DIMENSIONS:
         raise InputError(f"data {path}: this is not an IDX file")
-    shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
-    dtype = np.dtype(_IDX_TYPES[raw[2]])
-    expected, got = math.prod(shape) * dtype.itemsize, len(raw) - 4 - 4 * raw[3]
-    if expected != got:
-        raise InputError(f"data {path}: its header {shape} needs {expected} bytes of numbers, it has {got}")
-    return np.frombuffer(raw, dtype, offset=4 + 4 * raw[3]).reshape(shape).astype(dtype.newbyteorder("="))
+    sizes = file.read(4 * head[3])
+    if len(sizes) < 4 * head[3]:
+        raise InputError(f"data {path}: this is not an IDX file")
+    shape, dtype = struct.unpack(f">{head[3]}I", sizes), np.dtype(_IDX_TYPES[head[2]])
+    expected, before = math.prod(shape) * dtype.itemsize, len(head) + len(sizes)
+    if expected > (_RATIO * nbytes if packed else nbytes - before):
+        has = f"{nbytes} bytes cannot have them compressed" if packed else f"it has {nbytes - before}"
+        raise InputError(f"data {path}: its header {shape} needs {expected} bytes of numbers, {has}")
+    check_room(f"data {path}", expected, 1)
+    numbers = file.read(expected + 1)
+    if len(numbers) != expected:
+        has = "more" if len(numbers) > expected else f"{len(numbers)}"
+        raise InputError(f"data {path}: its header {shape} needs {expected} bytes of numbers, it has {has}")
+    return np.frombuffer(numbers, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def _idx_folder(name: str, path: Path) -> Dataset:
@@ -308,9 +377,9 @@ def _idx_folder(name: str, path: Path) -> Dataset:
             raise InputError(
                 f"data {name}: {images[before].name} has {len(x)} rows, {labels[before].name} has {len(y)}"
             )
-        shape, first = x.shape[1:], pairs[0][0].shape[1:]
-        if shape != first:
-            raise InputError(f"data {name}: {images[before].name} has rows of shape {shape}, not {first}")
+        for file, array, first in ((images[before], x, pairs[0][0]), (labels[before], y, pairs[0][1])):
+            if (shape := array.shape[1:]) != first.shape[1:]:
+                raise InputError(f"data {name}: {file.name} has rows of shape {shape}, not {first.shape[1:]}")
     testing = sum(len(x) for before, (x, _) in zip(order, pairs, strict=True) if _for_testing(before))
     x, y = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
     return make_dataset(name, x, y, testing if testing < len(x) else 0)

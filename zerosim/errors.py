@@ -1,8 +1,17 @@
 """The ways a run ends early on purpose; anything else is a bug and keeps its traceback."""
 
+_LONGEST = 1200
+"""Characters of a complaint: what it quotes may be of any length."""
+
 
 class InputError(ValueError):
     """What was asked for cannot be done: one line that says what is wrong and what would be right (exit 2)."""
+
+    def __init__(self, message: str) -> None:
+        line = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 4 :]}"
+        super().__init__(line)
 
 
 class Failed(RuntimeError):

@@ -6,12 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from zerosim.errors import InputError
+from zerosim.outside import check_file
+
+_LONGEST = 1 << 27
+"""Bytes of a file; what it says takes some twenty times as many."""
 
 
 def read_text(path: str, what: str) -> str:
     """Return the text of a file. Raises InputError, which begins with `what`, if it cannot be read."""
     try:
+        if (nbytes := check_file(path, what)) > _LONGEST:
+            raise InputError(f"{what}: {nbytes:,} bytes are too many; {_LONGEST:,} are read at the most")
         return Path(path).read_text(encoding="utf-8")
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{what}: cannot be read ({error.strerror})") from None
     except ValueError as error:

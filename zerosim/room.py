@@ -40,13 +40,24 @@ def check_states(
 
 
 def _memory() -> int:
-    """Bytes of memory there are for this process: the machine's, or its control group's; 0 where nobody says."""
+    """Bytes of memory there are for this process: the machine's, its control group's or its own; 0 if nobody says."""
     try:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
     try:
         with open("/sys/fs/cgroup/memory.max") as limit:
-            return min(there, int(limit.read()))
+            there = min(there, int(limit.read()))
     except (OSError, ValueError):
-        return there
+        pass
+    return min(there, _limit() or there)
+
+
+def _limit() -> int:
+    """Bytes of address space that this process may have (ulimit -v); 0 if nobody says."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return 0 if soft == resource.RLIM_INFINITY else soft

@@ -268,6 +268,8 @@ def _resume(config: Config, data: Dataset, transport: Transport) -> Config:
     assert config.resume is not None
     checkpoint = open_checkpoint(config.resume)
     check_same(checkpoint.manifest, config, data.description(), f"resume {checkpoint.folder}")
+    if checkpoint.manifest.widths != [data.x.shape[1], *config.hidden, data.outputs]:
+        raise InputError(f"resume {checkpoint.folder}: its layers {checkpoint.manifest.widths} do not fit the data")
     checkpoint.verify(range(transport.rank, checkpoint.manifest.grid.size, transport.size))
     return dataclasses.replace(config, resume=str(checkpoint.folder))
 
@@ -399,6 +401,11 @@ def _train_and_evaluate(
             name = signal.Signals(number).name
             raise Interrupted(f"{name} has ended the run after step {done} of {steps}{rest}", number)
 
+    if len(run.epochs) != len(run.loss) // per_epoch:
+        raise InputError(
+            f"resume {config.resume}: it has {len(run.epochs)} epochs in {len(run.loss)} steps, and an epoch of this "
+            f"training has {per_epoch}"
+        )
     if len(run.loss) >= steps or _over(config, run):
         raise InputError(
             f"resume {config.resume}: the training is over after {len(run.loss)} steps; ask for more of them"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from zerosim.errors import InputError
+from zerosim.outside import check_file
 
 
 def shapes(widths: list[int]) -> dict[str, list[int]]:
@@ -35,10 +36,13 @@ def open_weights(path: str, widths: list[int]) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_file(path, f"init {path}")
         file = safe_open(path, framework="numpy")
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"init {path}: there is no such file") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, MemoryError, SafetensorError) as error:
         raise InputError(f"init {path}: not a safetensors file ({' '.join(str(error).split())})") from None
     expected = shapes(widths)
     with file:

@@ -6,6 +6,7 @@ It ends with its own SHA-256, and it names the SHA-256 of each shard: so a flipp
 import hashlib
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,17 +153,33 @@ def _check_settings(config: dict[str, Any], widths: list[int], own: str, tensors
         raise ValueError("precision or layers are not those of the settings")
 
 
+_EPOCH = ("epoch", "steps", "loss", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+
 def _state(state: dict[str, Any], step: int) -> dict[str, Any]:
     """Check what a training takes up again."""
     if len(state["loss"]) != step or not 0 <= state["updates"] <= step:
         raise ValueError(f"{len(state['loss'])} losses and {state['updates']} updates in {step} steps")
     for number in (state["updates"], state["optimizer"]["t"], state["loss_scale"]["good_steps"]):
-        if type(number) is not int or number < 0:
-            raise ValueError(f"{number!r} is no count")
-    float(state["loss_scale"]["value"])
-    for epoch in state["epochs"]:
-        dict(epoch)["train_loss"]
+        if type(number) is not int or not 0 <= number <= step:
+            raise ValueError(f"{number!r} is no count of steps")
+    scale = state["loss_scale"]
+    if scale.keys() != {"value", "good_steps"} or not (_is_number(scale["value"]) and scale["value"] > 0):
+        raise ValueError(f"{scale!r} is no loss scale")
+    numbers = [*state["loss"]]
+    for number, epoch in enumerate(state["epochs"], 1):
+        if epoch["epoch"] != number:
+            raise ValueError(f"epoch {epoch['epoch']!r} is in the place of epoch {number}")
+        numbers += [epoch[name] for name in _EPOCH]
+    if not isinstance(state["pruning"], dict | None):
+        raise ValueError("the record of pruning is none")
+    if not all(number is None or _is_number(number) for number in numbers):
+        raise ValueError("a loss or an accuracy is no number")
     return state
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 FIXED = ("hidden", "optimizer", "precision", "batch_size", "seed", "shuffle", "test_fraction")

@@ -129,9 +129,12 @@ def _sha256(path: Path, tell: Told) -> str:
 def folders(name: str) -> list[Path]:
     """Return the folder of one checkpoint, or those in a folder of several, the oldest first. Raises InputError."""
     folder = Path(name)
-    if (folder / MANIFEST).is_file() or STEP.fullmatch(folder.name):
-        return [folder if folder.name else folder.resolve()]
-    found = checkpoints(folder)
+    try:
+        if (folder / MANIFEST).exists() or STEP.fullmatch(folder.name):
+            return [folder if folder.name else folder.resolve()]
+        found = checkpoints(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"checkpoint {name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not found:
         kind = "holds no checkpoint (step-…)" if folder.is_dir() else "there is no such folder"
         raise InputError(f"checkpoint {name}: {kind}")

@@ -4,6 +4,7 @@ import numpy as np
 
 from zerosim.checkpoint.reader import Checkpoint
 from zerosim.checkpoint.shards import whole
+from zerosim.errors import InputError
 from zerosim.rank import Rank
 
 
@@ -11,6 +12,7 @@ def restore(rank: Rank, checkpoint: Checkpoint) -> None:
     """Fill the optimizer states that a stage has allocated, and set step number, loss scale and record of pruning.
 
     Parameters and master weights have been filled by `zerosim.initial`. What is read goes straight where it stays.
+    Raises InputError for a record of pruning that is none.
     """
     own = checkpoint.manifest
     with checkpoint:
@@ -21,7 +23,12 @@ def restore(rank: Rank, checkpoint: Checkpoint) -> None:
     rank.optimizer.t = own.state["optimizer"]["t"]
     rank.loss_scale.resume(**own.state["loss_scale"])
     if rank.pruner and own.state["pruning"]:
-        rank.pruner.resume(own.state["pruning"])
+        try:
+            rank.pruner.resume(own.state["pruning"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"checkpoint {checkpoint.folder}: its record of pruning is not understood ({error})"
+            ) from None
 
 
 def read_part(rank: Rank, checkpoint: Checkpoint, name: str, layer: int, first: int, out: np.ndarray) -> None:

@@ -51,6 +51,8 @@ def _written(path: str) -> int:
 def _run(path: str, written: int) -> types.ModuleType:
     """Run a file and return its names; again only if it was written since."""
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError(f"{path}: this is a folder, a pipe or a device; it must be a file")
         source = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
