@@ -434,7 +434,7 @@ def test_imports_point_downward():
         "checkpoint.shards": {"mlp", "parallel", "partition"},
         "checkpoint.manifest": {"config", "errors", "jsonfile", "optim", "parallel", "precision"},
         "checkpoint.reader": {"checkpoint", "config", "errors", "precision"},
-        "checkpoint.restore": {"checkpoint", "rank"},
+        "checkpoint.restore": {"checkpoint", "errors", "rank"},
         "whole": {"comm", "parallel", "rank"},
         "cluster": {"errors", "jsonfile"},
         "jsonfile": {"errors", "outside"},

@@ -444,7 +444,7 @@ def _straggler(value: Any) -> tuple[int, float]:
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"straggler: {value!r} must be RANK:FACTOR, like 2:3.5") from None
     _whole("straggler: the rank", place, 0)
-    if isinstance(times, bool) or not isinstance(times, (int, float)) or not 1 <= times < math.inf:
+    if isinstance(times, bool) or not isinstance(times, (int, float)) or not 1 <= times <= sys.float_info.max:
         raise InputError(f"straggler: the factor {times!r} must be a finite number of 1 or more")
     return place, float(times)
 

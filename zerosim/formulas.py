@@ -379,6 +379,26 @@ def checkpoint_tensors(
     return owned(L, N, bucket, place, rank) * w * (1 + MOMENTS[optimizer])
 
 
+def loading_peak(
+    stage: int,
+    L: Sequence[int],
+    N: Ranks,
+    precision: str,
+    optimizer: str,
+    bucket: int = 0,
+    place: Place = WHOLE,
+    rank: int = 0,
+) -> int:
+    """Greatest bytes a rank holds while it takes its states from a checkpoint: `at_rest` and a full-precision slice.
+
+    That slice is the longest that it reads: of its own at stage 3, of any rank below, where it holds all parameters.
+    """
+    w = 4 if precision in MIXED else WIDTH[precision]
+    share = 1 if isinstance(N, int) else N[rank] if stage == 3 else max(N)
+    longest = max(size for sizes in buckets(L, N, bucket, place) for size in sizes) // _parts(N) * share
+    return sum(at_rest(stage, L, N, precision, optimizer, place, rank).values()) + w * longest
+
+
 # activations of an MLP -----------------------------------------------------------------------------------------------
 
 
@@ -896,10 +916,10 @@ def working_buffers(stage: int, L: Sequence[int], N: int, rows: int, bucket: int
     In fp32, with rings, without clipping or accumulation, for `rows` rows per rank; `bucket` as in `buckets`. The peak
     is the greatest of what lives at different moments: the rows as they are read; a layer's backward pass, in which a
     bucket of gradients is reduced through one slice of it, of `SEGMENT` bytes at the most, and then, to go further
-    back, a mask of the layer's inputs is made; the optimizer's block; the numbers that the ranks agree on. Stage 3
+    back, a mask of the layer's inputs is made; the optimizer's block; the three numbers that ranks agree on. Stage 3
     holds in all of a layer's passes its parameters, gathered, whatever the bucket is.
     """
-    w, few, moments = 4, 16, [4 * rows * L[0]]
+    w, few, moments = 4, 3 * 8, [4 * rows * L[0]]
     for k, (a, b) in enumerate(pairwise(L)):
         cut, layer = buckets((a, b), N, bucket)[0][0], padded_parameters((a, b), N)
         reduce = w * cut + (min(w * cut // N, SEGMENT) if N > 1 else 0)

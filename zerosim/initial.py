@@ -27,10 +27,11 @@ def fill(rank: Rank) -> None:
     """
     vectors = [rank.parameters, *(rank.states[name] for name in rank.states if name == "master")]
     full = [vector.size == rank.layout.padded for vector in vectors]
-    longest = max(cut.stop - cut.start for bucket in rank.layout.buckets() for cut in rank.layout.cuts(bucket))
+    cuts = [(bucket, rank.layout.cuts(bucket) if any(full) else [bucket.part]) for bucket in rank.layout.buckets()]
+    longest = max(cut.stop - cut.start for _, own in cuts for cut in own)
     with _source(rank) as source, rank.ledger.borrow("buffers", longest, rank.precision.compute) as room:
-        for bucket in rank.layout.buckets():
-            for cut in rank.layout.cuts(bucket) if any(full) else [bucket.part]:
+        for bucket, own in cuts:
+            for cut in own:
                 start, stop = bucket.start + cut.start, min(bucket.start + cut.stop, bucket.stop)
                 values = room[: max(0, stop - start)]
                 if values.size:

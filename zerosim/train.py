@@ -59,7 +59,8 @@ class Run:
     """At each averaging of parameters: the greatest distance of a rank's parameter from the mean, and the root mean
     square over the ranks of the distance of all their parameters."""
     resumed: dict[str, Any] | None = None
-    """The checkpoint that the run went on from: "folder", "step", "stage" and "ranks"; None if it began anew."""
+    """The checkpoint that the run went on from: "folder", "step", "stage" and "ranks", and "peak", the most that each
+    rank held while it read, in bytes; None if it began anew."""
     checkpoints: list[list[dict[str, Any]]] = field(default_factory=list)
     """What each rank wrote in each: "step", "seconds", and "tensors" and "file" in bytes."""
     averaging: list[int] = field(default_factory=list)
@@ -435,7 +436,13 @@ def _take_up(run: Run, rank: Rank) -> int:
     restore(rank, checkpoint)
     own, state = checkpoint.manifest, checkpoint.manifest.state
     run.loss, run.epochs = list(state["loss"]), list(state["epochs"])
-    run.resumed = {"folder": rank.config.resume, "step": own.step, "stage": own.stage, "ranks": own.grid.size}
+    run.resumed = {
+        "folder": rank.config.resume,
+        "step": own.step,
+        "stage": own.stage,
+        "ranks": own.grid.size,
+        "peak": _gather(rank.world, rank.ledger.peak["total"]),
+    }
     return state["updates"]
 
 

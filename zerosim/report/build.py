@@ -70,7 +70,7 @@ def _run(records: Records, run: Run) -> dict[str, Any]:
         "memory": _memory(records, run),
         "traffic": _traffic(records, run),
         **({"sync": _sync(records, run)} if records.config.sync == "average" else {}),
-        **({"resumed": run.resumed} if run.resumed else {}),
+        **({"resumed": _resumed(records, run, run.resumed)} if run.resumed else {}),
         **({"checkpoints": _checkpoints(records, run)} if run.checkpoints else {}),
         "pruning": _pruning(records, run),
         "witnesses": run.witnesses,
@@ -270,6 +270,25 @@ def _sync(records: Records, run: Run) -> dict[str, Any]:
 
 
 # checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def _resumed(records: Records, run: Run, resumed: dict[str, Any]) -> dict[str, Any]:
+    """What the run went on from, and the most that each rank held while it read."""
+    config, grid = records.config, records.grid
+    formula = [
+        formulas.loading_peak(
+            run.stage,
+            records.widths,
+            grid.shares,
+            config.precision,
+            config.optimizer,
+            config.bucket,
+            _place(records, rank),
+            d,
+        )
+        for rank, (_, d, _) in enumerate(map(grid.place, range(grid.size)))
+    ]
+    return {**resumed, "peak": {"measured": resumed["peak"], "formula_per_rank": formula}}
 
 
 def _checkpoints(records: Records, run: Run) -> dict[str, Any]:

@@ -244,6 +244,8 @@ def _books(run: dict[str, Any]) -> list[dict[str, Any]]:
         books.append(run["sync"]["sent"])
     if run["pruning"]:
         books.append(run["pruning"]["traffic"])
+    if run.get("resumed"):
+        books.append(run["resumed"]["peak"])
     return books + _written(run)
 
 
@@ -300,9 +302,12 @@ def _resumed_lines(report: dict[str, Any]) -> list[str]:
     lines = []
     for run in report["runs"]:
         if own := run.get("resumed"):
-            ranks = "1 rank" if own["ranks"] == 1 else f"{own['ranks']} ranks"
+            ranks = counted(own["ranks"], "rank")
+            peak, formula, equal = fullest(own["peak"])
             lines.append(
-                f"Resumed: after step {own['step']}, from {own['folder']}, which {ranks} wrote at stage {own['stage']}."
+                f"Resumed: after step {own['step']}, from {own['folder']}, which {ranks} wrote at stage "
+                f"{own['stage']}. While it was read a rank held up to {si(peak)} {'=' if equal else '≠'} {si(formula)} "
+                f"(counted = formula): its share and one slice."
             )
     return lines
 
