@@ -110,7 +110,7 @@ def test_the_report_says_it_where_asked_for(tmp_path):
     again = zerosim.build_report(zerosim.run_threads(2, lambda comm: zerosim.train(config, comm, data))[0])
     assert "checkpoints" not in again["runs"][0]
     folder = str(tmp_path / "a" / "step-00000006")
-    own = again["runs"][0]["resumed"]
+    own = dict(again["runs"][0]["resumed"])
     peak = own.pop("peak")
     assert own == {"folder": folder, "step": 6, "stage": 2, "ranks": 3}
     assert peak["measured"] == peak["formula_per_rank"]
