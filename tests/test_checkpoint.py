@@ -487,6 +487,22 @@ def test_a_folder_with_other_checkpoints_is_refused(copy, tmp_path):
         resumed(str(tmp_path))
 
 
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    """The second is refused while the first is running, and touches nothing of it; then it may go on from it."""
+    config = config_of(tmp_path / "c", {"stages": (1,), "steps": 4, "checkpoint_every": 2})
+    refused = []
+
+    def meanwhile(stage, step, steps, loss):
+        with pytest.raises(zerosim.InputError, match="another run is writing there"):
+            zerosim.train(config, data=small_data())
+        refused.append(step)
+
+    zerosim.train(config, data=small_data(), progress=meanwhile)
+    assert refused == [1, 2, 3, 4]
+    assert len(list((tmp_path / "c").iterdir())) == 2
+    assert zerosim.train(resumed(str(tmp_path / "c"), steps=5), data=small_data()).runs[0].resumed["step"] == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -313,6 +313,8 @@ def _run_stage(
         outside.agreed(stage.allocate, rank)
         taken_up = _take_up(run, rank)
         saver = Checkpoints(rank, number, rank.data.description()) if config.checkpoint is not None else None
+        if saver:
+            stack.callback(saver.close)
         give_back()
         _let_look(witnesses, "after_allocation", outside)
         before = outside.sent.total(), outside.received

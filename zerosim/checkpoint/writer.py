@@ -1,5 +1,6 @@
 """Writing checkpoints: aside, to the disk, then renamed; a crash at any instant leaves whole ones only."""
 
+import errno
 import os
 import shutil
 import time
@@ -39,7 +40,12 @@ class Checkpoints:
     def __init__(self, rank: Rank, stage: int, data: dict[str, Any]) -> None:
         self._rank, self._stage, self._data = rank, stage, data
         self._folder = Path(rank.config.checkpoint or "")
-        run = rank.world.agreed(self._begin)
+        self._descriptor: int | None = None
+        try:
+            run = rank.world.agreed(self._begin)
+        except BaseException:
+            self.close()
+            raise
         self._run = rank.world.gather_bytes(run.encode())[0].decode()
         self.written: list[dict[str, Any]] = []
         """Of each: "step", "seconds", and on this rank "tensors" and "file" in bytes."""
@@ -51,11 +57,14 @@ class Checkpoints:
         resume = self._rank.config.resume
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
             for left in self._folder.glob(".step-*.part"):
                 shutil.rmtree(left)
             probe = self._folder / f".step-{os.getpid()}.part"
             probe.mkdir()
             probe.rmdir()
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise InputError(f"checkpoint {self._folder}: cannot be written ({_reason(error)})") from None
         found = checkpoints(self._folder)
@@ -65,6 +74,29 @@ class Checkpoints:
                 "resume from it, or give another folder"
             )
         return read_manifest(Path(resume)).run if resume else uuid.uuid4().hex
+
+    def _lock(self) -> None:
+        """Take the folder for this run alone, until `close` or the end of the process, whatever that is."""
+        try:
+            import fcntl
+        except ImportError:  # a system without locks
+            return
+        self._descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"checkpoint {self._folder}: another run is writing there; wait for its end, or give another folder"
+            ) from None
+        except OSError as error:  # a file system without locks
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+
+    def close(self) -> None:
+        """Let others write into the folder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     # one checkpoint --------------------------------------------------------------------------------------------------
 
