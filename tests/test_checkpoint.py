@@ -16,7 +16,7 @@ from zerosim.checkpoint import open_checkpoint, restore, resumed
 from zerosim.checkpoint.manifest import MANIFEST, seal
 from zerosim.checkpoint.shards import first_elements, shard_runs
 from zerosim.data import convert
-from zerosim.errors import Failed
+from zerosim.errors import Failed, Finished
 from zerosim.formulas import at_rest
 from zerosim.parallel import Grid
 from zerosim.precision import precision
@@ -112,7 +112,7 @@ def test_a_run_can_be_made_longer(tmp_path):
     assert [path.name for path in sorted((tmp_path / "c").iterdir())] == ["step-00000008", "step-00000009"]
     early = train_on(2, stages=(3,), steps=None, epochs=9, target_loss=100.0, checkpoint=str(tmp_path / "e"))
     assert early.runs[0].stopped == "target_loss"
-    with pytest.raises(zerosim.InputError, match="the training is over after 2 steps"):
+    with pytest.raises(Finished, match="the training is over after 2 steps"):
         go_on(2, tmp_path / "e")
 
 
@@ -380,7 +380,7 @@ def rewrite(folder, change):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda c: flip(c / "rank-0001.safetensors", -3), "rank-0001.safetensors: its SHA-256 is not the manifest's"),
+        (lambda c: flip(c / "rank-0001.safetensors", -3), "its SHA-256 is not the manifest's.* the one before it is"),
         (lambda c: flip(c / "rank-0000.safetensors", 9), "rank-0000.safetensors: its SHA-256 is not the manifest's"),
         (lambda c: os.truncate(c / "rank-0001.safetensors", 100), "it has 100 bytes; the manifest says"),
         (lambda c: (c / "rank-0000.safetensors").unlink(), "rank-0000.safetensors: there is no such file"),
@@ -414,6 +414,9 @@ def rewrite(folder, change):
         (lambda c: rewrite(c, lambda m: m.update(state=[])), "not understood"),
         (lambda c: rewrite(c, lambda m: m["state"]["loss"].pop()), "3 losses"),
         (lambda c: rewrite(c, lambda m: m.update(run="another")), "belongs to another run"),
+        (lambda c: rewrite(c, lambda m: m["position"].update(stage=7)), "no stage 7"),
+        (lambda c: rewrite(c, lambda m: m["state"]["optimizer"].update(t=0)), "0 steps of the optimizer"),
+        (lambda c: rewrite(c, lambda m: m["state"]["loss_scale"].update(value=3.3)), "no loss scale"),
         (lambda c: rewrite(c, lambda m: m["layout"].update(slices=[1, 3])), "is not .* numbers"),
         (lambda c: rewrite(c, lambda m: m["config"].update(nonsense=1)), "nonsense in its manifest is not known"),
     ],
@@ -456,13 +459,40 @@ def test_the_one_before_is_named_if_the_newest_is_damaged(copy):
         ({"seed": 1}, "seed 0"),
         ({"init": "w.safetensors"}, "the weights of a training that goes on"),
         ({"stages": (0, 1)}, "one stage at a time"),
-        ({"steps": 4}, "the training is over after 4 steps"),
         ({"sync": "average", "stages": (0,)}, "states of their own"),
     ],
 )
 def test_what_cannot_go_on_is_refused(copy, changes, words):
     with pytest.raises(zerosim.InputError, match=words):
         go_on(2, copy, **{"steps": 9, **changes})
+
+
+def test_what_a_checkpoint_names_is_neither_run_nor_written(copy, tmp_path):
+    """Somebody else's manifest may say anything: its collective in a file is not run, and nothing is saved for it."""
+    (tmp_path / "evil.py").write_text("open('ran', 'w')")
+    rewrite(copy, lambda m: m["config"].update(collective=f"{tmp_path}/evil.py:f"))
+    with pytest.raises(zerosim.InputError, match="no file is run because a checkpoint names it"):
+        go_on(2, copy, steps=9)
+    rewrite(
+        copy, lambda m: m["config"].update(collective="ring", save=str(tmp_path / "saved"), out=str(tmp_path / "o"))
+    )
+    config = resumed(str(copy), 2)
+    assert (config.save, config.out) == (None, "zerosim-out")
+
+
+def test_pruning_begins_after_a_checkpoint(copy):
+    """The steps before have pruned nothing; books, raster and figure are of all of them."""
+    report = zerosim.build_report(go_on(2, copy, steps=9, prune_groups=0.5))
+    assert [sum(map(int, cells.split())) for cells in report["runs"][0]["pruning"]["record"]["pruned"]][:4] == [0] * 4
+    own = report["runs"][0]["pruning"]["traffic"]
+    assert own["measured"] == own["formula_per_rank"]
+    assert zerosim.figures.pruning(report) is not None
+
+
+@pytest.mark.parametrize("name", ["", 5, None])
+def test_a_name_that_is_none_is_refused(name):
+    with pytest.raises(zerosim.InputError, match="must be the name of a folder"):
+        resumed(name)
 
 
 def test_other_rows_are_refused(copy):

@@ -112,7 +112,7 @@ def test_the_report_says_it_where_asked_for(tmp_path):
     folder = str(tmp_path / "a" / "step-00000006")
     own = dict(again["runs"][0]["resumed"])
     peak = own.pop("peak")
-    assert own == {"folder": folder, "step": 6, "stage": 2, "ranks": 3}
+    assert own == {"folder": folder, "step": 6, "stage": 2, "ranks": 3, "updates": 6}
     assert peak["measured"] == peak["formula_per_rank"]
     assert min(peak["measured"]) > max(sum(own.values()) for own in again["runs"][0]["memory"]["at_rest"]["measured"])
     text = zerosim.format_report(again, width=400)

@@ -111,6 +111,35 @@ def test_a_signal_to_mpirun(tmp_path, bits, number, status):
     assert go_on(tmp_path / "c") == bits
 
 
+@pytest.mark.parametrize("wait", [0.5, 0.7, 0.9, 1.1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_one_rank_as_it_begins(tmp_path, number, wait):
+    """Before it has heard of a step, or after: the job ends, whoever else has been told."""
+    launcher = [str(MPIRUN) if MPIRUN.exists() else "mpirun", "-n", "3", sys.executable]
+    command = [*launcher, "-m", "zerosim", "train", *RUN, "--steps", "100000", "--stage", "1"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        time.sleep(wait)
+        ranks = subprocess.run(["pgrep", "-f", "steps 100000"], capture_output=True, text=True).stdout.split()
+        ours = [int(pid) for pid in ranks if int(pid) != process.pid and _below(int(pid), process.pid)]
+        if ours:
+            os.kill(ours[-1], number)
+        else:
+            process.send_signal(number)
+        process.communicate(timeout=SOON)
+    assert process.returncode
+
+
+def _below(process, ancestor):
+    """Whether a process was started by another one, or by one that it started."""
+    while process > 1 and process != ancestor:
+        try:
+            with open(f"/proc/{process}/stat") as file:
+                process = int(file.read().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return process == ancestor
+
+
 def test_a_signal_to_ranks_in_one_process(tmp_path):
     command = [sys.executable, "-m", "zerosim", "train", *RUN, "--steps", "100000", "--ranks", "2", "--stage", "1"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

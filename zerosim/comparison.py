@@ -5,7 +5,7 @@ from typing import Any
 
 from zerosim.errors import InputError
 from zerosim.jsonfile import read_json
-from zerosim.report import console_text, number, sent_on_average, si, total_at_rest
+from zerosim.report import console_text, number, sent_on_average, si, total_at_rest, updates_here
 
 _OUTPUTS = ("out", "save")
 """Settings that say where things are written."""
@@ -57,8 +57,7 @@ def _loaded(report: dict[str, Any] | str | Path) -> dict[str, Any]:
 
 def _norms(run: dict[str, Any]) -> float:
     """Bytes that the busiest rank sends for norms in a step that updates the weights."""
-    updates = run["steps"] - run["skipped_steps"]
-    return max(own["sent"] for own in run["pruning"]["traffic"]["measured"]) / max(1, updates)
+    return max(own["sent"] for own in run["pruning"]["traffic"]["measured"]) / max(1, updates_here(run))
 
 
 def _differences(reports: dict[str, dict[str, Any]]) -> list[str]:

@@ -262,7 +262,7 @@ class Config:
     def _check_checkpoints(self) -> None:
         _whole("checkpoint_every", self.checkpoint_every, 1, optional=True)
         _whole("keep", self.keep, 1)
-        for name in ("checkpoint", "resume"):
+        for name in ("resume", "checkpoint"):
             if getattr(self, name) is not None and len(self.stages) > 1:
                 raise InputError(f"{name}: it is for one stage at a time; choose one, as with stage 2")
             if getattr(self, name) is not None and self.sync == "average":

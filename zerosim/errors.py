@@ -25,6 +25,12 @@ class Diverged(Failed):
     """The loss is no longer a number: one line that says where."""
 
 
+class Finished(Failed):
+    """There is nothing left to do: one line that says so, and no failure (exit 0)."""
+
+    status = 0
+
+
 class Interrupted(Failed):
     """A signal has asked for the end: one line that says which, and after which step (exit 128 + the signal)."""
 

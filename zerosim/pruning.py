@@ -244,10 +244,19 @@ class Pruner:
         self._without.append(without)
         self._latest = None
 
-    def resume(self, record: dict[str, Any]) -> None:
-        """Go on from what `record` returned."""
+    def resume(self, record: dict[str, Any] | None, steps: int) -> None:
+        """Go on after so many steps, from what `record` returned; with other groups nothing has been pruned so far.
+
+        Raises ValueError for a record that is not of so many steps.
+        """
+        if record is None or len(record["times"]) != len(self._times):
+            self._record = [[0] * -(-self._groups.count // self._cells) for _ in range(steps)]
+            self._without = [0] * steps
+            return
         self._record, self._without = list(record["pruned"]), list(record["without_gradient"])
         self._times[:] = record["times"]
+        if not len(self._record) == len(self._without) == steps:
+            raise ValueError(f"{len(self._record)} steps, {steps} are wanted")
 
     def record(self) -> dict[str, Any]:
         """Return what was done so far, in JSON types (README)."""

@@ -69,8 +69,8 @@ class Rank:
         self.pruner = pruner(config, self.model.widths, self.model.parts, self.world, self.ledger)
         self.signalled: Callable[[], int] = lambda: 0
         """Returns the number of the signal that has asked this process to end, 0 if none has."""
-        self.ending = False
-        """Whether any rank was signalled by the time of the last `agree`."""
+        self.ending = 0
+        """The signal that any rank had heard by the time of the last `agree`, 0 if none."""
         self.phases: list[Phase] = []
         """The beginnings of the phases of the current step."""
 
@@ -143,7 +143,11 @@ class Rank:
 
     def sum(self, known: Sequence[float], *numbers: float) -> list[float]:
         """Return each number's sum over all ranks; those `known` alike to tensor-parallel ranks count once."""
-        return self.world.sum(*(number if self.tensor.rank == 0 else 0.0 for number in known), *numbers)
+        return [float(total) for total in self.numbers(known, *numbers).sum(axis=0)]
+
+    def numbers(self, known: Sequence[float], *numbers: float) -> np.ndarray:
+        """Return all ranks' numbers, (ranks, numbers); of `known` ones, alike to tensor-parallel ranks, one counts."""
+        return self.world.numbers(*(number if self.tensor.rank == 0 else 0.0 for number in known), *numbers)
 
     def agree(self, loss: float, alone: bool = False) -> tuple[float, float | None]:
         """Return the loss summed over the ranks, and the factor that undoes the loss scale and clips the gradient.
@@ -165,8 +169,9 @@ class Rank:
             squares = sum(sum_of_squares(gradient, self.precision.compute, self.ledger) for gradient in slices)
         elif self.loss_scale.on and not all(finite(gradient, self.ledger) for gradient in slices):
             squares = math.inf
-        loss, everyone, asked = self.sum([loss], squares, float(self.signalled() != 0))
-        self.ending = asked > 0
+        table = self.numbers([loss], squares, float(self.signalled()))
+        loss, everyone, _ = map(float, table.sum(axis=0))
+        self.ending = int(table[:, 2].max())
         if not alone:
             squares = everyone
         overflowed = self.loss_scale.on and not math.isfinite(everyone)

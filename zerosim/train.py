@@ -17,11 +17,12 @@ from zerosim import whole
 from zerosim.blas import one_thread
 from zerosim.checkpoint import Checkpoints, open_checkpoint, restore
 from zerosim.checkpoint.manifest import check_same
+from zerosim.checkpoint.reader import the_one_before
 from zerosim.collectives import VERBS, Algorithm
 from zerosim.comm import CONTROL, Comm, chosen, open_door
 from zerosim.config import Config
 from zerosim.data import Dataset, batches, convert, load, share, split
-from zerosim.errors import Diverged, Failed, InputError, Interrupted
+from zerosim.errors import Diverged, Failed, Finished, InputError, Interrupted
 from zerosim.heap import give_back, keep
 from zerosim.ledger import Ledger
 from zerosim.parallel import GROUPS, Grid, parts
@@ -271,7 +272,10 @@ def _resume(config: Config, data: Dataset, transport: Transport) -> Config:
     check_same(checkpoint.manifest, config, data.description(), f"resume {checkpoint.folder}")
     if checkpoint.manifest.widths != [data.x.shape[1], *config.hidden, data.outputs]:
         raise InputError(f"resume {checkpoint.folder}: its layers {checkpoint.manifest.widths} do not fit the data")
-    checkpoint.verify(range(transport.rank, checkpoint.manifest.grid.size, transport.size))
+    try:
+        checkpoint.verify(range(transport.rank, checkpoint.manifest.grid.size, transport.size))
+    except InputError as error:
+        raise the_one_before(error, checkpoint.folder) from None
     return dataclasses.replace(config, resume=str(checkpoint.folder))
 
 
@@ -400,9 +404,8 @@ def _train_and_evaluate(
             written = saver.save(done, history)
         if rank.ending and not last:
             rest = f"; --resume {written} goes on" if written else "; nothing was saved, for no --checkpoint was given"
-            number = rank.signalled() or signal.SIGTERM  # if another rank alone has been told
-            name = signal.Signals(number).name
-            raise Interrupted(f"{name} has ended the run after step {done} of {steps}{rest}", number)
+            name = signal.Signals(rank.ending).name
+            raise Interrupted(f"{name} has ended the run after step {done} of {steps}{rest}", rank.ending)
 
     if len(run.epochs) != len(run.loss) // per_epoch:
         raise InputError(
@@ -410,8 +413,9 @@ def _train_and_evaluate(
             f"training has {per_epoch}"
         )
     if len(run.loss) >= steps or _over(config, run):
-        raise InputError(
-            f"resume {config.resume}: the training is over after {len(run.loss)} steps; ask for more of them"
+        raise Finished(
+            f"resume {config.resume}: the training is over after {len(run.loss)} steps; ask for more with steps or "
+            "epochs, or make one file of its weights with 'checkpoint consolidate'"
         )
     while not run.stopped:
         epoch, begin = len(run.epochs) + 1, len(run.epochs) * per_epoch
@@ -443,6 +447,7 @@ def _take_up(run: Run, rank: Rank) -> int:
         "step": own.step,
         "stage": own.stage,
         "ranks": own.grid.size,
+        "updates": state["updates"],
         "peak": _gather(rank.world, rank.ledger.peak["total"]),
     }
     return state["updates"]

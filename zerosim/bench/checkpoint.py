@@ -146,7 +146,7 @@ class _Contest:
     def write(self) -> None:
         """Write a checkpoint."""
         self._steps += 1
-        history = {"loss": [0.0] * self._steps, "epochs": [], "updates": self._steps, "batch": self._steps}
+        history = {"loss": [0.0] * self._steps, "epochs": [], "updates": self._own.optimizer.t, "batch": 0}
         self._newest = self._saver.save(self._steps, history)
 
     def plain_write(self) -> None:

@@ -5,6 +5,7 @@ It ends with its own SHA-256, and it names the SHA-256 of each shard: so a flipp
 
 import hashlib
 import json
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from zerosim.precision import precision
 SCHEMA = "zerosim.checkpoint/1"
 MANIFEST = "manifest.json"
 
-STEP = re.compile(r"step-\d{8,}")
+STEP = re.compile(r"step-[0-9]{8,}")
 """The names of checkpoints."""
 
 
@@ -114,6 +115,8 @@ def _understood(value: dict[str, Any]) -> Manifest:
     if any(type(number) is not int or number < 0 for number in numbers):
         raise ValueError("a size is no whole number of 0 or more")
     ranks, T, P, bucket = numbers[:4]
+    if position["stage"] > 3:
+        raise ValueError(f"there is no stage {position['stage']}")
     if min(ranks, T, P, *model["layers"]) < 1 or ranks % (T * P) or len(value["shards"]) != ranks:
         raise ValueError(f"{len(value['shards'])} shards, {ranks} ranks, {T} tensor-parallel, {P} pipeline")
     counts, slices = (tuple(layout[name]) if layout[name] else None for name in ("pipeline_layers", "slices"))
@@ -163,8 +166,10 @@ def _state(state: dict[str, Any], step: int) -> dict[str, Any]:
     for number in (state["updates"], state["optimizer"]["t"], state["loss_scale"]["good_steps"]):
         if type(number) is not int or not 0 <= number <= step:
             raise ValueError(f"{number!r} is no count of steps")
+    if state["optimizer"]["t"] != state["updates"]:
+        raise ValueError(f"{state['optimizer']['t']} steps of the optimizer in {state['updates']} updates")
     scale = state["loss_scale"]
-    if scale.keys() != {"value", "good_steps"} or not (_is_number(scale["value"]) and scale["value"] > 0):
+    if scale.keys() != {"value", "good_steps"} or not (_is_number(scale["value"]) and _is_power_of_two(scale["value"])):
         raise ValueError(f"{scale!r} is no loss scale")
     numbers = [*state["loss"]]
     for number, epoch in enumerate(state["epochs"], 1):
@@ -178,9 +183,16 @@ def _state(state: dict[str, Any], step: int) -> dict[str, Any]:
     return state
 
 
+def _is_power_of_two(value: float) -> bool:
+    return value > 0 and math.frexp(value)[0] == 0.5
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
+
+NOT_THEIRS = ("cluster", "out", "resume", "save")
+"""Settings that a checkpoint does not bring along: what is written where is for whoever goes on to say."""
 
 FIXED = ("hidden", "optimizer", "precision", "batch_size", "seed", "shuffle", "test_fraction")
 """Settings that a training cannot change on its way: the states would be another training's."""

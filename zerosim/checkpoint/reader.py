@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zerosim.checkpoint.manifest import MANIFEST, STEP, checkpoints, read_manifest
+from zerosim.checkpoint.manifest import MANIFEST, NOT_THEIRS, STEP, checkpoints, read_manifest
 from zerosim.checkpoint.shards import Index, first_elements
 from zerosim.config import FIELDS, Config
 from zerosim.errors import InputError
@@ -143,12 +143,18 @@ def folders(name: str) -> list[Path]:
 
 def open_checkpoint(name: str) -> Checkpoint:
     """Return a checkpoint by its folder, or the newest in a folder of several. Raises InputError if there is none."""
-    found = folders(name)
+    folder = folders(name)[-1]
     try:
-        return Checkpoint(found[-1])
+        return Checkpoint(folder)
     except InputError as error:
-        older = f"; the one before it is {found[-2]}" if len(found) > 1 else ""
-        raise InputError(f"{error}{older}") from None
+        raise the_one_before(error, folder) from None
+
+
+def the_one_before(error: InputError, folder: Path) -> InputError:
+    """Return an error about a checkpoint that also names the one before it, if there is one."""
+    found = checkpoints(folder.parent)
+    older = [path for path in found if path.name < folder.name]
+    return InputError(f"{error}; the one before it is {older[-1]}" if older else str(error))
 
 
 def resumed(name: str, ranks: int | None = None, **changes: Any) -> Config:
@@ -157,6 +163,8 @@ def resumed(name: str, ranks: int | None = None, **changes: Any) -> Config:
     It goes on writing checkpoints beside that one. Where `ranks` are others than those that wrote it, unequal slices
     are made equal.
     """
+    if not isinstance(name, str) or not name:
+        raise InputError(f"resume: {name!r} must be the name of a folder")
     checkpoint = open_checkpoint(name)
     manifest = checkpoint.manifest
     settings = {key: value for key, value in manifest.config.items() if key in FIELDS}
@@ -165,6 +173,12 @@ def resumed(name: str, ranks: int | None = None, **changes: Any) -> Config:
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if changes.get(one) is not None:
             settings[other] = None
+    settings = {key: value for key, value in settings.items() if key not in NOT_THEIRS}
+    if ".py" in str(settings.get("collective")) and "collective" not in changes:
+        raise InputError(
+            f"resume {name}: its collective is {settings['collective']}; no file is run because a checkpoint names it: "
+            "give collective too"
+        )
     settings["checkpoint"] = str(checkpoint.folder.parent)
     if ranks not in (None, manifest.grid.size):
         settings["slices"] = None

@@ -22,9 +22,9 @@ def restore(rank: Rank, checkpoint: Checkpoint) -> None:
                     read_part(rank, checkpoint, name, layer, first, state[where])
     rank.optimizer.t = own.state["optimizer"]["t"]
     rank.loss_scale.resume(**own.state["loss_scale"])
-    if rank.pruner and own.state["pruning"]:
+    if rank.pruner:
         try:
-            rank.pruner.resume(own.state["pruning"])
+            rank.pruner.resume(own.state["pruning"], own.step)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"checkpoint {checkpoint.folder}: its record of pruning is not understood ({error})"

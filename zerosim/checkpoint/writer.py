@@ -12,6 +12,7 @@ from typing import Any
 import zerosim
 from zerosim.checkpoint.manifest import (
     MANIFEST,
+    NOT_THEIRS,
     SCHEMA,
     checkpoints,
     folder_name,
@@ -25,9 +26,6 @@ from zerosim.jsonfile import write_json
 from zerosim.partition import without_padding
 from zerosim.rank import Rank
 from zerosim.weightfile import TensorWriter
-
-NOT_KEPT = ("cluster", "resume")
-"""Settings that are not the training's: a cluster may be a file that has gone."""
 
 
 class Checkpoints:
@@ -172,7 +170,7 @@ class Checkpoints:
             "schema": SCHEMA,
             "zerosim": zerosim.__version__,
             "run": self._run,
-            "config": {name: value for name, value in config.asdict().items() if name not in NOT_KEPT},
+            "config": {name: value for name, value in config.asdict().items() if name not in NOT_THEIRS},
             "model": {"layers": rank.model.widths},
             "layout": {
                 "ranks": grid.size,

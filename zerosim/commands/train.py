@@ -271,6 +271,7 @@ def settings(arguments: argparse.Namespace, N: int) -> Config:
     values = read_config_file(arguments.config, N) if arguments.config is not None else {}
     if given.keys() & {"epochs", "steps"}:
         values = {k: v for k, v in values.items() if k not in ("epochs", "steps")}
-    if (name := given.pop("resume", None) or values.pop("resume", None)) is not None:
-        return resumed(name, N, **{**values, **given})
-    return Config(**{**values, **given})
+    both = {**values, **given}
+    if (name := both.pop("resume", None)) is not None:
+        return resumed(name, N, **both)
+    return Config(**both)

@@ -1,6 +1,6 @@
 """Where measurement and formula meet: records become the report (`build`), the report what is printed (`tables`)."""
 
-from zerosim.report.books import sent_on_average, total_at_rest, total_sent
+from zerosim.report.books import sent_on_average, total_at_rest, total_sent, updates_here
 from zerosim.report.build import DRAWN, SCHEMA, build_report
 from zerosim.report.files import make_folder, write_report
 from zerosim.report.tables import format_report, waits
@@ -21,6 +21,7 @@ __all__ = [
     "text_seconds",
     "total_at_rest",
     "total_sent",
+    "updates_here",
     "waits",
     "write_report",
 ]

@@ -33,3 +33,8 @@ def fullest(book: dict[str, Any]) -> tuple[int, int, bool]:
 def total(bytes_: dict[str, int] | int) -> int:
     """Return the sum over classes or verbs."""
     return bytes_ if isinstance(bytes_, int) else sum(bytes_.values())
+
+
+def updates_here(run: dict[str, Any]) -> int:
+    """Return how many steps have updated the weights in this run, those before a checkpoint not counted."""
+    return run["steps"] - run["skipped_steps"] - run.get("resumed", {}).get("updates", 0)

@@ -325,7 +325,8 @@ def _pruning(records: Records, run: Run) -> dict[str, Any] | None:
         return None
     by, quantile = config.prune_by or "row", config.prune_groups or 0.0
     G, updates = sum(formulas.groups(records.widths, by)), len(run.loss) - run.skipped_steps
-    sent = {"sent": updates * formulas.pruning_traffic(G, records.world_size)}
+    here = updates - (run.resumed["updates"] if run.resumed else 0)  # not those before a checkpoint
+    sent = {"sent": here * formulas.pruning_traffic(G, records.world_size)}
     histogram = sorted(Counter(own["times"]).items())
     return {
         "mode": config.prune_mode,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerosim import formulas
 from zerosim.collectives import AUTO, NATIVE
-from zerosim.report.books import fullest, total_at_rest, total_sent
+from zerosim.report.books import fullest, total_at_rest, total_sent, updates_here
 from zerosim.report.text import console_text, equation, number, si, text_seconds
 from zerosim.words import counted
 
@@ -347,7 +347,7 @@ def _pruning_lines(report: dict[str, Any]) -> list[str]:
     run = report["runs"][-1]
     if not run["pruning"]:
         return []
-    own, updates = run["pruning"], run["steps"] - run["skipped_steps"]
+    own, updates = run["pruning"], updates_here(run)
     done = "frozen" if own["mode"] == "freeze" else "set to 0"
     sent, formula, equal = fullest(own["traffic"])
     each = f"{si(sent / max(1, updates))} {'=' if equal else '≠'} {si(formula / max(1, updates))}"

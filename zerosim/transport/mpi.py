@@ -152,11 +152,13 @@ class MPITransport:
         if self.size == 1:
             return
         sys.stdout.flush()
-        if isinstance(sys.exception(), KeyboardInterrupt):  # all ranks are told at once: no tracebacks
-            self._comm.Abort(130)
-        print(
-            f"zerosim: rank {self.rank} of {self.size} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True
-        )
+        error = sys.exception()
+        if isinstance(error, KeyboardInterrupt):  # all ranks are told at once: no tracebacks
+            self._comm.Abort(getattr(error, "status", 130))
+        why = f"failed:\n{traceback.format_exc()}"
+        if isinstance(error, self._MPI.Exception):
+            why = f"could not send or receive ({error}): another rank may be gone"
+        print(f"zerosim: rank {self.rank} of {self.size} {why}", file=sys.stderr, flush=True)
         self._comm.Abort(1)
 
 
