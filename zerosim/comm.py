@@ -8,6 +8,7 @@ What is to be summed goes in segments: several are sent off at once, and while o
 through a scratch that stays in the processor's cache. So a slice of any size needs no more room.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -189,6 +190,10 @@ class Comm:
                 collected.append(room.tobytes())
             return collected
 
+    def gather_values(self, value: Any) -> list[Any]:
+        """Return every rank's value, on every rank; JSON types only."""
+        return [json.loads(text) for text in self.gather_bytes(json.dumps(value).encode())]
+
     def _gather(self, vector: np.ndarray) -> None:
         """Gather a few numbers: what counts is how few messages follow one another, for any N."""
         self._run(FEW, "all_gather", [vector], self.size)
@@ -244,6 +249,10 @@ class Comm:
                 kind, _, words = text.decode().partition(" ")
                 raise {"Failed": Failed, "InputError": InputError}[kind](words)
         return result
+
+    def on_first(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return function(*args) on the first rank and None on the others; what it raises is raised as by `agreed`."""
+        return self.agreed(function, *args) if self.rank == 0 else self.agreed(lambda: None)
 
     @contextmanager
     def watched(self, ranks: Sequence[int], keeper: Gatekeeper) -> Iterator[None]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from zerosim.errors import InputError
 from zerosim.jsonfile import read_json
-from zerosim.report import console_text, number, sent_on_average, si, total_at_rest, updates_here
+from zerosim.report import console_text, number, plain_table, sent_on_average, si, total_at_rest, updates_here
 
 _OUTPUTS = ("out", "save")
 """Settings that say where things are written."""
@@ -26,11 +26,9 @@ def compare(width: int = 80, **reports: dict[str, Any] | str | Path) -> str:
 
 
 def _compared(loaded: dict[str, dict[str, Any]], width: int) -> str:
-    from rich import box
-    from rich.table import Table
 
     regression = any(report["data"]["task"] == "regression" for report in loaded.values())
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     table.add_column("", no_wrap=True)
     what = "loss" if regression else "accuracy"
     for title in ("stage", "at rest", "peak", "sent per\nstep", "norms per\nstep", "train\nloss", f"test\n{what}"):

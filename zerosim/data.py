@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,6 +47,7 @@ class Dataset:
         """Width of the model's last layer."""
         return len(self.classes) if self.classes is not None else self.y.shape[1]
 
+    @cached_property
     def description(self) -> dict[str, Any]:
         """Return what tells these rows from others: their number, and SHA-256 of x and y."""
         digest = hashlib.sha256()

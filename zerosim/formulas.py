@@ -42,6 +42,11 @@ def K(optimizer: str, precision: str) -> int:
     return WIDTH[precision] * MOMENTS[optimizer]
 
 
+def full_width(precision: str) -> int:
+    """Bytes of a parameter in full precision: in mixed precision that of the master copy (ZeRO, section 3.1)."""
+    return WIDTH["fp32" if precision in MIXED else precision]
+
+
 CONVENTIONS = {
     "zero": (2, 2, 12),
     "deepspeed": (2, 4, 12),
@@ -375,8 +380,7 @@ def checkpoint_tensors(
     Of what it owns, each number once, without padding: 4 + 4 `MOMENTS` bytes for each element, 12 with Adam (in mixed
     precision these are the optimizer states, the fp32 master copy among them: ZeRO, section 3.1).
     """
-    w = 4 if precision in MIXED else WIDTH[precision]
-    return owned(L, N, bucket, place, rank) * w * (1 + MOMENTS[optimizer])
+    return owned(L, N, bucket, place, rank) * full_width(precision) * (1 + MOMENTS[optimizer])
 
 
 def loading_peak(
@@ -393,10 +397,9 @@ def loading_peak(
 
     That slice is the longest that it reads: of its own at stage 3, of any rank below, where it holds all parameters.
     """
-    w = 4 if precision in MIXED else WIDTH[precision]
     share = 1 if isinstance(N, int) else N[rank] if stage == 3 else max(N)
     longest = max(size for sizes in buckets(L, N, bucket, place) for size in sizes) // _parts(N) * share
-    return sum(at_rest(stage, L, N, precision, optimizer, place, rank).values()) + w * longest
+    return sum(at_rest(stage, L, N, precision, optimizer, place, rank).values()) + full_width(precision) * longest
 
 
 # activations of an MLP -----------------------------------------------------------------------------------------------

@@ -186,14 +186,14 @@ def _train(
                 reference = reference or [own.copy() for own in rank.own_weights()]
                 pairs = zip(reference, rank.own_weights(), strict=True)
                 difference = max(float(np.max(np.abs(a - b))) for a, b in pairs)
-                runs[-1].largest_difference = max(_gather(outside, difference))
+                runs[-1].largest_difference = max(outside.gather_values(difference))
     return Records(
         config=config,
         world_size=transport.size,
         backend=transport.backend,
         widths=rank.model.widths,
         parameters=sum(part.size for part in parts(rank.model.widths)),
-        padded_parameters=sum(_gather(outside, rank.layout.padded if rank.comm.rank == 0 else 0)),
+        padded_parameters=sum(outside.gather_values(rank.layout.padded if rank.comm.rank == 0 else 0)),
         data={
             "name": data.name,
             "rows": len(data.x),
@@ -269,7 +269,7 @@ def _resume(config: Config, data: Dataset, transport: Transport) -> Config:
     """Look at the whole checkpoint before anything is trained, each rank at its part, and return which one it is."""
     assert config.resume is not None
     checkpoint = open_checkpoint(config.resume)
-    check_same(checkpoint.manifest, config, data.description(), f"resume {checkpoint.folder}")
+    check_same(checkpoint.manifest, config, data.description, f"resume {checkpoint.folder}")
     if checkpoint.manifest.widths != [data.x.shape[1], *config.hidden, data.outputs]:
         raise InputError(f"resume {checkpoint.folder}: its layers {checkpoint.manifest.widths} do not fit the data")
     try:
@@ -294,11 +294,6 @@ def _check_parts(config: Config, widths: list[int], size: int) -> None:
             raise InputError(f"tensor_parallel: {T} ranks are too many for a layer of width {width}")
 
 
-def _gather(comm: Comm, value: Any) -> list[Any]:
-    """Return every rank's value, on every rank; JSON types only."""
-    return [json.loads(text) for text in comm.gather_bytes(json.dumps(value).encode())]
-
-
 # one stage -----------------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +311,7 @@ def _run_stage(
         _let_look(witnesses, "before_allocation", outside)
         outside.agreed(stage.allocate, rank)
         taken_up = _take_up(run, rank)
-        saver = Checkpoints(rank, number, rank.data.description()) if config.checkpoint is not None else None
+        saver = Checkpoints(rank, number) if config.checkpoint is not None else None
         if saver:
             stack.callback(saver.close)
         give_back()
@@ -328,7 +323,7 @@ def _run_stage(
         if rank.apart:
             local.average(rank)
         run.drifts = rank.drifts
-        run.averaging = _gather(outside, rank.comm.sent["all_reduce"] if rank.drifts else 0)
+        run.averaging = outside.gather_values(rank.comm.sent["all_reduce"] if rank.drifts else 0)
         at_rest = dict(rank.ledger.now)
         sent, received = rank.doors.moved()
         after = outside.sent.total() + sent, outside.received + received
@@ -338,11 +333,10 @@ def _run_stage(
         testimony["wire"] |= {"counted_sent": after[0] - before[0], "counted_received": after[1] - before[1]}
     run.skipped_steps = len(run.loss) - watch.updates
     run.final_loss_scale = rank.loss_scale.value
-    who = {(size, name) for own in _gather(outside, list(rank.comm.who.items())) for size, name in own}
+    who = {(size, name) for own in outside.gather_values(list(rank.comm.who.items())) for size, name in own}
     run.who = sorted(who)
     run.weights_sha256 = _hash_and_save(rank)
-    everyone = _gather(
-        outside,
+    everyone = outside.gather_values(
         [
             at_rest,
             watch.peak,
@@ -362,8 +356,8 @@ def _run_stage(
     run.sent_per_step = {group: [own[group] for own in sent_per_step] for group in GROUPS}
     run.witnesses = {name: [rank_[name] for rank_ in columns[-1]] for name in testimony}
     run.pruning = _pruning(rank, outside)
-    run.checkpoints = _gather(outside, saver.written) if saver else []
-    run.seconds, run.timeline = _gather(outside, [watch.medians(), watch.timeline])[0]
+    run.checkpoints = outside.gather_values(saver.written) if saver else []
+    run.seconds, run.timeline = outside.gather_values([watch.medians(), watch.timeline])[0]
     if config.waits:
         run.recorded = [json.loads(text) for text in outside.collect_bytes(json.dumps(watch.recorded).encode())]
     return run
@@ -375,7 +369,7 @@ def _pruning(rank: Rank, outside: Comm) -> dict[str, Any]:
         return {}
     own = [without_padding(bucket, w) for bucket, w in rank.slices(rank.states.get("master", rank.parameters))]
     zeros = sum(w.size - int(np.count_nonzero(w)) for w in own)
-    everyone = _gather(outside, [zeros, rank.world.sent[BOOK]])
+    everyone = outside.gather_values([zeros, rank.world.sent[BOOK]])
     sent = [bytes_ for _, bytes_ in everyone]
     return {**rank.pruner.record(), "zero_weights": sum(n for n, _ in everyone), "sent": sent}
 
@@ -448,7 +442,7 @@ def _take_up(run: Run, rank: Rank) -> int:
         "stage": own.stage,
         "ranks": own.grid.size,
         "updates": state["updates"],
-        "peak": _gather(rank.world, rank.ledger.peak["total"]),
+        "peak": rank.world.gather_values(rank.ledger.peak["total"]),
     }
     return state["updates"]
 

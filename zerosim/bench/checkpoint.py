@@ -132,7 +132,7 @@ class _Contest:
     def __init__(self, transport: Transport, task: Task, stage: int, folder: Path) -> None:
         self._transport, self._stage = transport, STAGES[stage]
         self._own = Trainee(transport, task, stage, checkpoint=str(folder / "sharded"), keep=1).rank
-        self._saver = Checkpoints(self._own, stage, self._own.data.description())
+        self._saver = Checkpoints(self._own, stage)
         self._steps = 0
         self._plain = folder / f"plain-{transport.rank}"
         self.write()

@@ -1,6 +1,5 @@
 """What the benchmarks share: the task, contestants in turn, and what is said of many times."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -162,8 +161,7 @@ def of_stage(tell: Tell, stage: int) -> Tell:
 
 def together(transport: Transport, mine: Any) -> list[Any]:
     """Return what every rank has, in the order of ranks; JSON types."""
-    texts = Comm(transport, Ledger()).gather_bytes(json.dumps(mine).encode())
-    return [json.loads(text) for text in texts]
+    return Comm(transport, Ledger()).gather_values(mine)
 
 
 def slowest(everyone: list[dict[str, list[dict[str, float]]]], name: str, what: str = "seconds") -> np.ndarray:

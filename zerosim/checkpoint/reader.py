@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,9 +48,15 @@ class Checkpoint:
         least = self.first[-1] * len(own.tensors) * self.dtype.itemsize
         if self.nbytes < least:
             raise InputError(f"checkpoint {folder / MANIFEST}: its shards are too short for the model")
-        self._index = Index(own.widths, own.grid, own.bucket)
-        self.elements = self._index.sizes
+
+    @cached_property
+    def _index(self) -> Index:
+        return Index(self.manifest.widths, self.manifest.grid, self.manifest.bucket)
+
+    @property
+    def elements(self) -> list[int]:
         """Elements of each tensor in each shard."""
+        return self._index.sizes
 
     def _check_file(self, path: Path, nbytes: int) -> None:
         if not path.exists():
@@ -85,7 +92,7 @@ class Checkpoint:
             raise InputError(f"checkpoint {path}: it belongs to another run or step than the manifest")
         for name in own.tensors:
             part = file.get_slice(name) if name in file.keys() else None  # noqa: SIM118
-            expected = ([self._index.sizes[rank]], f"F{8 * self.dtype.itemsize}")
+            expected = ([self.elements[rank]], f"F{8 * self.dtype.itemsize}")
             if part is None or (part.get_shape(), part.get_dtype()) != expected:
                 raise InputError(f"checkpoint {path}: {name} is not {expected[0][0]} numbers of {self.dtype}")
 

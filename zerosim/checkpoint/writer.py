@@ -31,27 +31,24 @@ from zerosim.weightfile import TensorWriter
 class Checkpoints:
     """The checkpoints of a run in the folder of the setting `checkpoint`. All ranks call each method together.
 
-    `data` is what the manifest says of the rows. Raises InputError if the folder cannot be written, or has checkpoints
-    that the run would not go on from.
+    Raises InputError if the folder cannot be written, or has checkpoints that the run would not go on from.
     """
 
-    def __init__(self, rank: Rank, stage: int, data: dict[str, Any]) -> None:
-        self._rank, self._stage, self._data = rank, stage, data
+    def __init__(self, rank: Rank, stage: int) -> None:
+        self._rank, self._stage = rank, stage
         self._folder = Path(rank.config.checkpoint or "")
         self._descriptor: int | None = None
         try:
-            run = rank.world.agreed(self._begin)
+            run = rank.world.on_first(self._begin)
         except BaseException:
             self.close()
             raise
-        self._run = rank.world.gather_bytes(run.encode())[0].decode()
+        self._run: str = rank.world.gather_values(run)[0]
         self.written: list[dict[str, Any]] = []
         """Of each: "step", "seconds", and on this rank "tensors" and "file" in bytes."""
 
     def _begin(self) -> str:
-        """On the first rank: make the folder, sweep up what a crash left, and name the run."""
-        if self._rank.world.rank > 0:
-            return ""
+        """Make the folder, sweep up what a crash left, and name the run."""
         resume = self._rank.config.resume
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -107,10 +104,10 @@ class Checkpoints:
         started, door = time.perf_counter(), self._rank.world
         aside = self._folder / f".{folder_name(step)}.{self._run[:8]}.part"
         try:
-            door.agreed(self._written, aside.mkdir if door.rank == 0 else _nothing)
+            door.on_first(self._written, aside.mkdir)
             shard, tensors = door.agreed(self._written, lambda: self._write_shard(aside, step))
-            others = [text.decode().split() for text in door.gather_bytes(f"{shard.nbytes} {shard.sha256}".encode())]
-            door.agreed(self._written, lambda: self._finish(aside, step, history, others) if door.rank == 0 else None)
+            shards = door.gather_values({"bytes": shard.nbytes, "sha256": shard.sha256})
+            door.on_first(self._written, lambda: self._finish(aside, step, history, shards))
         except Failed:
             if door.rank == 0:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -145,11 +142,11 @@ class Checkpoints:
         states = dict(self._rank.states)
         return {"parameters": states.pop("master", self._rank.parameters), **states}
 
-    def _finish(self, aside: Path, step: int, history: dict[str, Any], shards: list[list[str]]) -> None:
+    def _finish(self, aside: Path, step: int, history: dict[str, Any], shards: list[dict[str, Any]]) -> None:
         """Put the manifest beside the shards, and the whole in its place; then let go of the oldest."""
-        for rank, (nbytes, _) in enumerate(shards):
+        for rank, shard in enumerate(shards):
             file = aside / shard_name(rank)
-            if not file.exists() or file.stat().st_size != int(nbytes):
+            if not file.exists() or file.stat().st_size != shard["bytes"]:
                 raise Failed(
                     f"checkpoint {file}: rank {rank} wrote it, but it is not here; all ranks must share a folder"
                 )
@@ -163,7 +160,7 @@ class Checkpoints:
             old.rename(dying)
             shutil.rmtree(dying)
 
-    def _manifest(self, step: int, history: dict[str, Any], shards: list[list[str]]) -> dict[str, Any]:
+    def _manifest(self, step: int, history: dict[str, Any], shards: list[dict[str, Any]]) -> dict[str, Any]:
         rank, config, grid = self._rank, self._rank.config, self._rank.grid
         epoch = len(history["epochs"]) + 1
         return {
@@ -182,7 +179,7 @@ class Checkpoints:
             },
             "precision": rank.precision.name,
             "tensors": list(self._vectors()),
-            "data": self._data,
+            "data": rank.data.description,
             "position": {"stage": self._stage, "step": step, "epoch": epoch, "batch": history.pop("batch")},
             "random": {"shuffle": config.shuffle, "numpy": {"default_rng": [config.seed, 2, epoch]}},
             "state": {
@@ -191,15 +188,8 @@ class Checkpoints:
                 "loss_scale": rank.loss_scale.state(),
                 "pruning": rank.pruner.record() if rank.pruner else None,
             },
-            "shards": [
-                {"file": shard_name(r), "bytes": int(nbytes), "sha256": sha256}
-                for r, (nbytes, sha256) in enumerate(shards)
-            ],
+            "shards": [{"file": shard_name(r), **shard} for r, shard in enumerate(shards)],
         }
-
-
-def _nothing() -> None:
-    pass
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from zerosim.commands.common import Commands, ProgressLine
 from zerosim.commands.output import agreed_folder, door_of, is_first, printable
 from zerosim.errors import InputError
 from zerosim.published import Verdict
-from zerosim.report import console_text
+from zerosim.report import console_text, plain_table
 from zerosim.transport import Transport
 
 SCHEMA = "zerosim.check/1"
@@ -112,10 +112,8 @@ def _text(verdicts: list[Verdict], counts: Counter[str]) -> str:
 
 
 def _table(verdicts: list[Verdict]) -> list[Any]:
-    from rich import box
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     for title, width, justify in (
         ("row", 25, "left"),
         ("place", 12, "left"),

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from zerosim.comm import Comm
 from zerosim.commands.common import Commands, ProgressLine, parts_of
 from zerosim.commands.output import door_of, is_first, printable
 from zerosim.errors import Failed, InputError
-from zerosim.report import console_text, si
+from zerosim.report import console_text, plain_table, si
 from zerosim.transport import Transport
 from zerosim.weightfile import check_writable
+from zerosim.words import counted
 
 SCHEMA = "zerosim.checkpoint.inspect/1"
 
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
 def _inspect(arguments: argparse.Namespace, transport: Transport | None) -> None:
     """Print what there is, from manifests and the lengths of files; no shard is read."""
     door = door_of(transport)
-    found = door.agreed(lambda: _looked_at(arguments.dir) if door.rank == 0 else None)
+    found = door.on_first(_looked_at, arguments.dir)
     if door.rank == 0:
         result = {"schema": SCHEMA, "checkpoints": found}
         print(json.dumps(result, allow_nan=False) if arguments.json else _text(found))
@@ -110,7 +110,7 @@ def _text(found: list[dict[str, Any]]) -> str:
 
 def _several(found: list[dict[str, Any]]) -> Any:
     """A row for each checkpoint in the folder."""
-    table = _table()
+    table = plain_table(2)
     for title in ("checkpoint", "step", "epochs", "stage", "ranks", "bytes", "run"):
         left = title in ("checkpoint", "run")
         table.add_column(title, justify="left" if left else "right", no_wrap=True)
@@ -125,13 +125,13 @@ def _several(found: list[dict[str, Any]]) -> Any:
 
 
 def _heading(one: dict[str, Any]) -> list[str]:
-    shares, ranks = one["shares"], "1 rank" if one["ranks"] == 1 else f"{one['ranks']} ranks"
+    shares, ranks = one["shares"], counted(one["ranks"], "rank")
     if one["data_parallel"] < one["ranks"]:
         sizes = one["tensor_parallel"], one["data_parallel"], one["pipeline"]
         ranks += " ({} tensor-parallel, {} data-parallel, {} pipeline)".format(*sizes)
     slices = "equal slices" if len(set(shares)) == 1 else f"slices in the proportion {':'.join(map(str, shares))}"
     bucket = f"buckets of {one['bucket']} elements" if one["bucket"] else "a bucket per layer"
-    epochs = f"{one['epochs_done']} epoch{'' if one['epochs_done'] == 1 else 's'} done"
+    epochs = f"{counted(one['epochs_done'], 'epoch')} done"
     lines = (
         f"{one['folder']}: step {one['step']}, {epochs}, written at stage {one['stage']}; run {one['run']}.",
         f"Layers {' x '.join(map(str, one['layers']))}: {one['parameters']:,} parameters; {one['precision']}, "
@@ -146,7 +146,7 @@ def _shards(one: dict[str, Any]) -> Any:
     apart = [group for group, size in (("tensor", "tensor_parallel"), ("pipeline", "pipeline")) if one[size] > 1]
     unequal = len(set(one["shares"])) > 1
     apart += ["data"] if apart or unequal else []
-    table = _table()
+    table = plain_table(2)
     for title in ("rank", *apart, *(["owns"] if unequal else []), "elements", "tensors", "file"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("sha256", no_wrap=True)
@@ -160,21 +160,13 @@ def _shards(one: dict[str, Any]) -> Any:
     return table
 
 
-def _table() -> Any:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-
-
 # verify --------------------------------------------------------------------------------------------------------------
 
 
 def _verify(arguments: argparse.Namespace, transport: Transport | None) -> None:
     """Read each checkpoint, under mpirun each rank its part. Raises InputError if one is not whole."""
     door, progress, wrong = door_of(transport), ProgressLine(), list[str]()
-    found = door.agreed(lambda: [*map(str, folders(arguments.dir))] if door.rank == 0 else [])
-    found = json.loads(door.gather_bytes(json.dumps(found).encode())[0])
+    found = door.gather_values(door.on_first(lambda: [*map(str, folders(arguments.dir))]))[0]
     for folder in found:
         try:
             checkpoint = door.agreed(Checkpoint, Path(folder))
@@ -185,8 +177,8 @@ def _verify(arguments: argparse.Namespace, transport: Transport | None) -> None:
         finally:
             progress.done()
         if is_first(transport):
-            shards = len(checkpoint.manifest.shards)
-            print(f"{folder} is whole: {read:,} bytes read in {shards} shard{'' if shards == 1 else 's'}", flush=True)
+            shards = counted(len(checkpoint.manifest.shards), "shard")
+            print(f"{folder} is whole: {read:,} bytes read in {shards}", flush=True)
     if wrong:
         more = f"; {len(wrong) - 1} more of {len(found)} are not whole" if len(wrong) > 1 else ""
         raise InputError(f"{wrong[-1]}{more}")
@@ -225,11 +217,10 @@ def _consolidate(arguments: argparse.Namespace, transport: Transport | None) -> 
     """Verify, under mpirun each rank its part; then the first rank writes."""
     door, progress = door_of(transport), ProgressLine()
     checkpoint = door.agreed(open_checkpoint, arguments.dir)
-    first = _on_first(door)
-    first(lambda: _check_file(arguments, checkpoint))
+    door.on_first(_check_file, arguments, checkpoint)
     try:
         _read(checkpoint, door, progress)
-        done = first(lambda: _written(arguments, checkpoint, progress))
+        done = door.on_first(_written, arguments, checkpoint, progress)
     finally:
         progress.done()
     if done:
@@ -238,11 +229,6 @@ def _consolidate(arguments: argparse.Namespace, transport: Transport | None) -> 
         what = ", ".join(own.tensors) if arguments.states else "parameters"
         print(f"Step {own.step} of {checkpoint.folder}: {what} of {len(own.widths) - 1} layers, {checkpoint.dtype}.")
         print(f"Weights: sha256 {sha256}.\n{arguments.file}: {nbytes:,} bytes")
-
-
-def _on_first(door: Comm) -> Callable[[Callable[[], Any]], Any]:
-    """Return what calls a function on the first rank; what it raises is raised on all."""
-    return lambda function: door.agreed(lambda: function() if door.rank == 0 else None)
 
 
 def _check_file(arguments: argparse.Namespace, checkpoint: Checkpoint) -> None:

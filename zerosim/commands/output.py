@@ -58,7 +58,7 @@ def text_rate(rate: float | None) -> str:
 
 def agreed_folder(door: Comm, out: str, *files: str) -> None:
     """Have the first rank make the folder --out for these files. Raises InputError on all ranks."""
-    door.agreed(lambda: make_folder(out, *files) if door.rank == 0 else None)
+    door.on_first(make_folder, out, *files)
 
 
 def make_folder_for(name: str, door: Comm, out: str) -> None:

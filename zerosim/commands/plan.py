@@ -30,7 +30,7 @@ from zerosim.plan import (
     recommend,
     subject_of,
 )
-from zerosim.report import console_text, make_folder
+from zerosim.report import console_text, make_folder, plain_table
 from zerosim.transport import Transport
 
 SCHEMA = "zerosim.plan/1"
@@ -450,10 +450,8 @@ def _text(report: dict[str, Any], found: list[Plan]) -> str:
 
 
 def _empty(titles: tuple[str, ...]) -> Any:
-    from rich import box
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     for title in titles:
         table.add_column(title, justify="left" if title in ("st", "offload", "fits") else "right", no_wrap=True)
     return table

@@ -240,7 +240,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
 
 def _processes(door: Comm) -> str:
     """Say which process is which rank: of a process that is killed, mpirun tells the number alone."""
-    everyone = [text.decode().split() for text in door.gather_bytes(f"{os.getpid()} {socket.gethostname()}".encode())]
+    everyone = door.gather_values([os.getpid(), socket.gethostname()])
     return "process " + ", ".join(f"{pid} on {host} is rank {rank}" for rank, (pid, host) in enumerate(everyone))
 
 

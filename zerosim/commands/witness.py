@@ -14,7 +14,7 @@ from zerosim.commands.output import is_first, make_folder_for
 from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.ledger import Ledger
-from zerosim.report import console_text
+from zerosim.report import console_text, plain_table
 from zerosim.transport import Transport
 
 WIDTHS = (64, 256, 256, 10)
@@ -68,10 +68,8 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
 
 
 def _table(result: dict[str, Any], task: Task) -> str:
-    from rich import box
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     for title in ("\nstage", "\noptimizer", "\nin PyTorch", "largest\ndifference", "largest\nweight", "largest\nmove"):
         left = title.endswith(("optimizer", "PyTorch"))
         table.add_column(title, justify="left" if left else "right", no_wrap=True)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from zerosim.report import si
+from zerosim.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ def arena(result: dict[str, Any]) -> "Figure":
     handles = [Patch(color=colour, label=_LABELS.get(kind, label(kind))) for kind, colour in _colours().items()]
     handles.append(Patch(facecolor="white", edgecolor="#999999", hatch="////", label="free"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    settings, ranks = result["settings"], "1 rank" if result["ranks"] == 1 else f"{result['ranks']} ranks"
+    settings, ranks = result["settings"], counted(result["ranks"], "rank")
     first = next(iter(rows.values()))
     title = (
         f"One step of stage 2 in one arena, {settings['fit']} fit; rank 0 of {ranks}, {settings['rows']:,} rows per "

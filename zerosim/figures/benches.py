@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zerosim.words import counted
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -126,7 +128,7 @@ def checkpoints(result: dict[str, Any]) -> "Figure":
     for at, first in enumerate(result["sizes"][0]["ranks"]):
         rows, N = [size["ranks"][at] for size in result["sizes"]], first["ranks"]
         style = {"color": colours[at % len(colours)], "marker": "osD^v"[at % 5], "markersize": 5}
-        name = "1 rank" if N == 1 else f"{N} ranks"
+        name = counted(N, "rank")
         formula = [max(row["tensors"]["formula_per_rank"]) for row in rows]
         axes[0].plot(sizes, formula, color=style["color"], linewidth=1.6)
         axes[0].plot(sizes, [max(row["tensors"]["measured"]) for row in rows], linestyle="none", label=name, **style)

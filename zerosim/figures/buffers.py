@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zerosim import formulas
+from zerosim.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +52,7 @@ def buffers(result: dict[str, Any]) -> "Figure":
         Line2D([], [], color="#555555", linestyle="--", label="all gradients fused (formula)"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    ranks = "1 rank" if result["ranks"] == 1 else f"{result['ranks']} ranks"
+    ranks = counted(result["ranks"], "rank")
     title = f"Buffers in one step: marks counted, lines formula; {ranks}, {settings['rows']} rows per rank, fp32"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure

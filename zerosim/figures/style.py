@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from zerosim.words import counted
+
 CLASSES = {
     "parameters": "#0072B2",
     "gradients": "#E69F00",
@@ -96,7 +98,7 @@ def in_bytes(axes: Axes) -> None:
 def subject(report: dict[str, Any]) -> str:
     """What was run, in one line."""
     config, model, N = report["config"], report["model"], report["world_size"]
-    ranks = "1 rank" if N == 1 else f"{N} ranks"
+    ranks = counted(N, "rank")
     grid = report["grid"]
     if grid["data_parallel"] < N:
         parts = {"tensor": "tensor_parallel", "data": "data_parallel", "pipeline": "pipeline"}

@@ -64,12 +64,9 @@ def check(lab: Lab, *names: str) -> dict[str, Any]:
 
 def format_myths(report: dict[str, Any], width: int = 80) -> str:
     """Return what `check` found as a table of at most `width` columns."""
-    from rich import box
-    from rich.table import Table
+    from zerosim.report import console_text, plain_table
 
-    from zerosim.report import console_text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_lines=True, expand=True)
+    table = plain_table(2, show_lines=True, expand=True)
     table.add_column("claim", ratio=22)
     table.add_column("measured", ratio=40)
     table.add_column("verdict", ratio=14)
@@ -91,12 +88,9 @@ def listing() -> dict[str, Any]:
 
 def format_claims(width: int = 80) -> str:
     """Return the names of all claims, and the claims."""
-    from rich import box
-    from rich.table import Table
+    from zerosim.report import console_text, plain_table
 
-    from zerosim.report import console_text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table(2)
     table.add_column("name", no_wrap=True)
     table.add_column("claim")
     for each in CLAIMS.values():

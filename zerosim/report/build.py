@@ -89,6 +89,12 @@ def _place(records: Records, rank: int) -> formulas.Place:
     return formulas.Place(records.grid.tensor, t, records.grid.pipeline, p, records.grid.counts)
 
 
+def _places(records: Records) -> list[tuple[formulas.Place, int]]:
+    """Of each rank: which part of the model it holds, and its place among those that hold the same."""
+    ranks = range(records.grid.size)
+    return [(_place(records, rank), records.grid.place(rank)[1]) for rank in ranks]
+
+
 def _micro_rows(records: Records, rank: int) -> list[int]:
     """How many rows a rank has in each micro-batch."""
     config, (_, d, _) = records.config, records.grid.place(rank)
@@ -105,8 +111,8 @@ def _kept(config: Config) -> formulas.Kept:
 def _memory(records: Records, run: Run) -> dict[str, Any]:
     config, L, grid = records.config, records.widths, records.grid
     at_rest = [
-        formulas.at_rest(run.stage, L, grid.shares, config.precision, config.optimizer, _place(records, rank), d)
-        for rank, (_, d, _) in enumerate(map(grid.place, range(grid.size)))
+        formulas.at_rest(run.stage, L, grid.shares, config.precision, config.optimizer, place, d)
+        for place, d in _places(records)
     ]
     memory = {
         "at_rest": {"measured": run.at_rest, "formula": max(at_rest, key=total), "formula_per_rank": at_rest},
@@ -190,19 +196,14 @@ def _among_data(records: Records, run: Run, rank: int) -> Sent:
 
 def _messages(records: Records, run: Run, rank: int) -> int | None:
     """How many messages a rank should send in a step; None where MPI's own collectives send them."""
-    config, grid, L, place, how = (
-        records.config,
-        records.grid,
-        records.widths,
-        _place(records, rank),
-        _kept(records.config),
-    )
+    config, grid, L = records.config, records.grid, records.widths
     if config.collective == NATIVE:
         return None
     if _never_averaged(records, run):
         return 0
     w, k, precision = formulas.WIDTH[config.precision], config.grad_accum, _precision_sent(config)
     collective, d = _collective(records, grid.data), grid.place(rank)[1]
+    place, how = _place(records, rank), _kept(config)
     return (
         formulas.messages(run.stage, L, grid.shares, precision, config.bucket, k, collective, d, place, how.every)
         + formulas.tensor_messages(L, _micro_rows(records, rank), w, _collective(records, place.T), place, how)
@@ -283,10 +284,10 @@ def _resumed(records: Records, run: Run, resumed: dict[str, Any]) -> dict[str, A
             config.precision,
             config.optimizer,
             config.bucket,
-            _place(records, rank),
+            place,
             d,
         )
-        for rank, (_, d, _) in enumerate(map(grid.place, range(grid.size)))
+        for place, d in _places(records)
     ]
     return {**resumed, "peak": {"measured": resumed["peak"], "formula_per_rank": formula}}
 
@@ -296,10 +297,8 @@ def _checkpoints(records: Records, run: Run) -> dict[str, Any]:
     config, L, grid = records.config, records.widths, records.grid
     each = list(zip(*run.checkpoints, strict=True))
     formula = [
-        formulas.checkpoint_tensors(
-            L, grid.shares, config.precision, config.optimizer, config.bucket, _place(records, rank), d
-        )
-        for rank, (_, d, _) in enumerate(map(grid.place, range(grid.size)))
+        formulas.checkpoint_tensors(L, grid.shares, config.precision, config.optimizer, config.bucket, place, d)
+        for place, d in _places(records)
     ]
     steps = [ranks[0]["step"] for ranks in each]
     return {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from zerosim import formulas
 from zerosim.collectives import AUTO, NATIVE
 from zerosim.report.books import fullest, total_at_rest, total_sent, updates_here
-from zerosim.report.text import console_text, equation, number, si, text_seconds
+from zerosim.report.text import beside, console_text, equation, number, plain_table, si, text_seconds
 from zerosim.words import counted
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _heading(report: dict[str, Any]) -> str:
 def _stages(report: dict[str, Any]) -> "Table":
     """Return the table with a row per stage."""
     regression = report["data"]["task"] == "regression"
-    table = _table()
+    table = plain_table()
     table.add_column("\nstage", justify="right", no_wrap=True)
     for what, how in _columns(report["runs"][0]):
         table.add_column(f"{what}\n{how} = formula", justify="center", no_wrap=True)
@@ -66,14 +66,6 @@ def _columns(run: dict[str, Any]) -> tuple[tuple[str, str], tuple[str, str]]:
     return ("memory at rest", "counted"), (sent, "modelled" if run["traffic"]["modelled"] else "counted")
 
 
-def _table(gap: int = 1) -> "Table":
-    """Return a table without columns; `gap` blanks will be between them."""
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0))
-
-
 # model parallelism ---------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +75,7 @@ def _parts(report: dict[str, Any]) -> list[Any]:
     books = run["traffic"]["model_parallel"]
     if not books:
         return []
-    table = _table()
+    table = plain_table()
     for title in ("pipe\nrank", "tensor\nrank", "\nlayers", "at rest,\ncounted"):
         table.add_column(title, justify="right", no_wrap=True)
     for group in books:
@@ -115,7 +107,7 @@ def _shares(report: dict[str, Any]) -> list[Any]:
     run, shares = report["runs"][-1], report["grid"]["shares"]
     if len(set(shares)) == 1 or run["stage"] == 0:
         return []
-    table = _table(gap=2)
+    table = plain_table(2)
     for title in ("data\nrank", "\nowns"):
         table.add_column(title, justify="right", no_wrap=True)
     for what, how in _columns(run):
@@ -142,7 +134,7 @@ def _waiting(report: dict[str, Any]) -> list[Any]:
         return []
     run = report["runs"][-1]
     time, virtual = run["time"], run["time"]["virtual"]
-    table = _table(gap=2)
+    table = plain_table(2)
     for title in ("\nrank", "virtual clock:\nbusy", "\nnetwork", "\nwaits", "\nmost for", "measured:\nwaits"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("\nmost for", justify="right", no_wrap=True)
@@ -306,7 +298,7 @@ def _resumed_lines(report: dict[str, Any]) -> list[str]:
             peak, formula, equal = fullest(own["peak"])
             lines.append(
                 f"Resumed: after step {own['step']}, from {own['folder']}, which {ranks} wrote at stage "
-                f"{own['stage']}. While it was read a rank held up to {si(peak)} {'=' if equal else '≠'} {si(formula)} "
+                f"{own['stage']}. While it was read a rank held up to {beside(peak, formula, equal)} "
                 f"(counted = formula): its share and one slice."
             )
     return lines
@@ -319,7 +311,7 @@ def _checkpoints_lines(report: dict[str, Any]) -> list[str]:
         if own := run.get("checkpoints"):
             written, tensors = own["written"], [fullest(book) for book in _written(run)]
             equal = all(same for _, _, same in tensors)
-            each = f"{si(max(n for n, _, _ in tensors))} {'=' if equal else '≠'} {si(tensors[-1][1])}"
+            each = beside(max(n for n, _, _ in tensors), tensors[-1][1], equal)
             lines.append(
                 f"Checkpoints: {len(written)} written (the last {report['config']['keep']} are kept); "
                 f"the newest is {own['folder']}/{own['newest']}. In each, the fullest rank wrote {each} of tensors "
@@ -350,7 +342,7 @@ def _pruning_lines(report: dict[str, Any]) -> list[str]:
     own, updates = run["pruning"], updates_here(run)
     done = "frozen" if own["mode"] == "freeze" else "set to 0"
     sent, formula, equal = fullest(own["traffic"])
-    each = f"{si(sent / max(1, updates))} {'=' if equal else '≠'} {si(formula / max(1, updates))}"
+    each = beside(sent / max(1, updates), formula / max(1, updates), equal)
     where = "" if report["identical_weights"] else f" at stage {run['stage']}"
     return [
         f"Pruning{where}: in each step the {own['pruned']['formula']} of {own['groups']} groups by {own['by']} with "
@@ -377,7 +369,7 @@ def _witnesses(report: dict[str, Any]) -> list[Any]:
     called = list(report["runs"][0]["witnesses"])
     if not called:
         return []
-    table = _table(gap=2)
+    table = plain_table(2)
     for title in ("stage", "", "counted", *called):
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
     for run in report["runs"]:

@@ -1,6 +1,9 @@
 """Numbers as text, and text with tables as it stands on a terminal."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def si(nbytes: float) -> str:
@@ -31,6 +34,11 @@ def text_seconds(seconds: float) -> str:
     return f"{value:.{max(0, 4 - len(str(int(value))))}f} {unit}"
 
 
+def beside(counted: float, formula: float, equal: bool) -> str:
+    """Bytes counted beside the formula's, within a line of text; `equal` says whether they are."""
+    return f"{si(counted)} {'=' if equal else '≠'} {si(formula)}"
+
+
 def equation(counted: int, formula: int, equal: bool) -> str:
     """Bytes counted beside the formula's, 19 columns wide; `equal` says whether they are."""
     return f"{si(counted):>8} {'=' if equal else '≠'} {si(formula):<8}"
@@ -39,6 +47,14 @@ def equation(counted: int, formula: int, equal: bool) -> str:
 def number(value: float | None) -> str:
     """A loss or a share with four decimals."""
     return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def plain_table(gap: int = 1, **options: Any) -> "Table":
+    """Return a table without columns, ruled below its heading; `gap` blanks will be between them."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0), **options)
 
 
 def console_text(*parts: Any, width: int = 80) -> str:

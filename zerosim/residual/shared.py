@@ -110,10 +110,9 @@ def record(
 
 def new_table(*columns: str) -> Any:
     """Return a table with these titles; "<" before one aligns its column to the left, "^" centres it."""
-    from rich import box
-    from rich.table import Table
+    from zerosim.report import plain_table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     for title in columns:
         justify: Any = {"<": "left", "^": "center"}.get(title[0], "right")
         table.add_column(title.lstrip("<^"), justify=justify, no_wrap=True)

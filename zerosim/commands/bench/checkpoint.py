@@ -1,7 +1,6 @@
 """`bench checkpoint`: bytes and time of checkpoints against the size of the model."""
 
 import argparse
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from zerosim.commands.common import ProgressLine
 from zerosim.commands.output import door_of, is_first, make_folder_for, publish, quiet
 from zerosim.errors import InputError
 from zerosim.heap import keep
-from zerosim.report import console_text, equation
+from zerosim.report import console_text, equation, plain_table
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 
@@ -75,7 +74,7 @@ def _check_disk(folder: str, tasks: list[Task]) -> None:
 def _scratch(door: Comm, out: str) -> Iterator[Path]:
     """Yield a folder within --out, the same on all ranks, that is there for the length of the block."""
     mine = tempfile.mkdtemp(prefix=".bench-checkpoint-", dir=out) if door.rank == 0 else ""
-    folder = Path(json.loads(door.gather_bytes(json.dumps(mine).encode())[0]))
+    folder = Path(door.gather_values(mine)[0])
     try:
         yield folder
     finally:
@@ -84,10 +83,8 @@ def _scratch(door: Comm, out: str) -> Iterator[Path]:
 
 
 def _table(result: dict[str, Any]) -> str:
-    from rich import box
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     for title in ("\nparameters", "\nranks"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("all tensors\ncounted = formula", justify="center", no_wrap=True)

@@ -9,7 +9,7 @@ from zerosim.commands.bench.shared import milliseconds, rank_numbers, subject, t
 from zerosim.commands.common import ProgressLine
 from zerosim.commands.output import door_of, is_first, make_folder_for, publish, quiet
 from zerosim.errors import InputError
-from zerosim.report import console_text, si
+from zerosim.report import console_text, plain_table, si
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 
@@ -39,8 +39,6 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
 
 
 def _table(result: dict[str, Any]) -> str:
-    from rich import box
-    from rich.table import Table
 
     stages = [run["stage"] for run in result["ranks"][0]["runs"]]
     parts: list[Any] = [f"{subject(result)}; {result['backend']}. Bytes are the greatest of a rank:"]
@@ -49,7 +47,7 @@ def _table(result: dict[str, Any]) -> str:
         ("sent per step", lambda run: si(run["sent"])),
         ("ms per step of rank 0", lambda run: milliseconds(run["seconds_per_step"])),
     ):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+        table = plain_table(2)
         table.add_column("ranks", justify="right")
         for stage in stages:
             table.add_column(f"{title if stage == stages[0] else ''}\nstage {stage}", justify="right", no_wrap=True)

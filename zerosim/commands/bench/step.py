@@ -7,7 +7,7 @@ from zerosim import figures
 from zerosim.bench import step
 from zerosim.commands.bench.shared import measured, milliseconds, subject, under_mpi
 from zerosim.commands.output import is_first, publish
-from zerosim.report import console_text
+from zerosim.report import console_text, plain_table
 from zerosim.transport import Transport
 
 
@@ -24,10 +24,8 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
 
 
 def _table(result: dict[str, Any]) -> str:
-    from rich import box
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table(2)
     for title in ("stage", "ms", "in all", "compute", "update", "messages", "waiting", "ratio"):
         table.add_column(title, justify="left" if title == "ms" else "right", no_wrap=True)
     for row in result["stages"]:

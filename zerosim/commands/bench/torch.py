@@ -7,7 +7,7 @@ from zerosim import figures
 from zerosim.bench import peer
 from zerosim.commands.bench.shared import measured, milliseconds, subject, under_mpi
 from zerosim.commands.output import is_first, publish
-from zerosim.report import console_text, si
+from zerosim.report import console_text, plain_table, si
 from zerosim.transport import Transport
 
 
@@ -25,13 +25,11 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
 
 
 def _table(result: dict[str, Any]) -> str:
-    from rich import box
-    from rich.table import Table
 
-    times = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    times = plain_table(2)
     for title in ("stage", "in PyTorch", "zerosim ms", "PyTorch ms", "ratio"):
         times.add_column(title, justify="left" if title == "in PyTorch" else "right", no_wrap=True)
-    rest = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    rest = plain_table()
     for title in ("stage", "peak counted", "resident", "PyTorch", "sent counted", "sockets", "PyTorch"):
         rest.add_column(title, justify="right", no_wrap=True)
     for row in result["stages"]:

@@ -8,7 +8,7 @@ from zerosim import formulas
 from zerosim.collectives import VERBS
 from zerosim.commands.collectives.shared import checked_ranks
 from zerosim.commands.output import is_first
-from zerosim.report import console_text
+from zerosim.report import console_text, plain_table
 from zerosim.transport import Transport
 
 _SIGNS = {
@@ -55,12 +55,10 @@ def _row(verb: str, name: str, N: int) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]], N: int) -> str:
-    from rich import box
-    from rich.table import Table
 
     parts: list[Any] = []
     for verb in VERBS:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table = plain_table()
         for title in (verb, "exchanges", "sent / n", "added / n"):
             table.add_column(title, no_wrap=True)
         table.add_column(f"N = {N}", no_wrap=True, justify="right")

@@ -9,7 +9,7 @@ from zerosim.collectives import ALGORITHMS
 from zerosim.commands.collectives.shared import checked_ranks, checked_verb, right_algorithm, short_name
 from zerosim.commands.common import ProgressLine
 from zerosim.commands.output import door_of, is_first, make_folder_for, parse_size, publish, text_rate
-from zerosim.report import console_text, si, text_seconds
+from zerosim.report import console_text, plain_table, si, text_seconds
 from zerosim.timing import compare
 from zerosim.transport import Transport
 
@@ -46,10 +46,8 @@ def _all_for(where: cluster.Cluster, N: int, verb: str) -> list[str]:
 
 
 def _table(timing: dict[str, Any]) -> str:
-    from rich import box
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     closed = any(row["formula"] is not None for row in timing["algorithms"])
     for title in ("algorithm", "time,\nvirtual clock", "closed\nform", "times the\nlower bound", "algbw", "busbw"):
         if closed or "closed" not in title:
