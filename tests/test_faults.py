@@ -111,41 +111,54 @@ def test_a_signal_to_mpirun(tmp_path, bits, number, status):
     assert go_on(tmp_path / "c") == bits
 
 
-@pytest.mark.parametrize("wait", [0.5, 0.7, 0.9, 1.1])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_one_rank_as_it_begins(tmp_path, number, wait):
-    """Before it has heard of a step, or after: the job ends, whoever else has been told."""
-    launcher = [str(MPIRUN) if MPIRUN.exists() else "mpirun", "-n", "3", sys.executable]
-    command = [*launcher, "-m", "zerosim", "train", *RUN, "--steps", "100000", "--stage", "1"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        time.sleep(wait)
-        ranks = subprocess.run(["pgrep", "-f", "steps 100000"], capture_output=True, text=True).stdout.split()
-        ours = [int(pid) for pid in ranks if int(pid) != process.pid and _below(int(pid), process.pid)]
-        if ours:
-            os.kill(ours[-1], number)
-        else:
-            process.send_signal(number)
-        process.communicate(timeout=SOON)
-    assert process.returncode
+AS_IT_BEGINS = """
+import os, signal, sys, threading
+def watch(frame, event, argument):
+    if (os.path.basename(frame.f_code.co_filename), frame.f_code.co_name) == ({file!r}, {function!r}):
+        sys.setprofile(None)
+        send = lambda: os.kill(os.getpid(), {number})
+        threading.Timer({delay}, send).start() if {delay} else send()
+if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
+    sys.setprofile(watch)
+"""
 
 
-def _below(process, ancestor):
-    """Whether a process was started by another one, or by one that it started."""
-    while process > 1 and process != ancestor:
-        try:
-            with open(f"/proc/{process}/stat") as file:
-                process = int(file.read().rpartition(")")[2].split()[1])
-        except OSError:
-            return False
-    return process == ancestor
+@pytest.mark.parametrize(
+    ("file", "function", "delay", "number"),
+    [
+        ("formulas.py", "<module>", 0, signal.SIGINT),  # while Python imports zerosim
+        ("formulas.py", "<module>", 0, signal.SIGTERM),
+        ("__main__.py", "_main", 0, signal.SIGINT),
+        ("mpi.py", "__init__", 0, signal.SIGTERM),  # MPI has not begun
+        ("mpi.py", "__init__", 0.01, signal.SIGINT),  # it begins, or the others are waited for
+        ("mpi.py", "__init__", 0.03, signal.SIGTERM),
+        ("mpi.py", "__init__", 0.1, signal.SIGINT),
+        ("mpi.py", "send", 0, signal.SIGINT),  # the first message
+        ("train.py", "train", 0, signal.SIGTERM),
+        ("zero1.py", "step", 0, signal.SIGINT),
+    ],
+)
+def test_a_signal_to_one_rank_as_it_begins(tmp_path, file, function, delay, number):
+    """Whether MPI has begun or not, whoever else has been told: the job ends, and not as if all were well."""
+    (tmp_path / "sitecustomize.py").write_text(
+        AS_IT_BEGINS.format(number=int(number), file=file, function=function, delay=delay)
+    )
+    words = ["train", *RUN, "--steps", 100000, "--stage", 1]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run_zerosim(3, *words, cwd=tmp_path, timeout=2 * SOON, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode
+    assert "Traceback" not in done.stderr
 
 
 def test_a_signal_to_ranks_in_one_process(tmp_path):
     command = [sys.executable, "-m", "zerosim", "train", *RUN, "--steps", "100000", "--ranks", "2", "--stage", "1"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert "step 1 of" in process.stderr.readline()
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=SOON)
+        try:
+            assert "step 1 of" in process.stderr.readline()
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=SOON)
+        finally:
+            process.kill()
     assert process.returncode == 143
     assert re.search(r"SIGTERM has ended the run after step \d+ of 100000; nothing was saved", said)
 

@@ -7,6 +7,10 @@ records = zerosim.run_threads(4, lambda comm: zerosim.train(config, comm))[0]
 report = zerosim.build_report(records)
 """
 
+from zerosim.signals import deadly_while_loading
+
+deadly_while_loading()
+
 from zerosim.comparison import compare
 from zerosim.config import Config
 from zerosim.data import make_dataset

@@ -4,17 +4,14 @@ import argparse
 import contextlib
 import io
 import os
-import signal
 import sys
-import threading
-from types import FrameType
-from typing import NoReturn
 
 import zerosim
 from zerosim.commands import COMMANDS
 from zerosim.commands.common import Parser, unknown
 from zerosim.errors import Failed, InputError
-from zerosim.transport.mpi import launched_rank, world
+from zerosim.signals import raised
+from zerosim.transport.mpi import end_all, launched_rank, world
 from zerosim.witness import over_tcp
 
 
@@ -49,25 +46,23 @@ def parse(argv: list[str]) -> argparse.Namespace | str:
     return arguments
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM has come, where nobody waits for the end of a step."""
-
-    status = 143
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    first = launched_rank() in (None, 0)
-    transport = None
-    before = (
-        signal.signal(signal.SIGTERM, _terminate) if threading.current_thread() is threading.main_thread() else None
-    )
     try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
+        with raised():
+            return _main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt as error:
+        print("\nzerosim: interrupted", file=sys.stderr, flush=True)
+        status = getattr(error, "status", 130)
+        if launched_rank() is not None:
+            end_all(status)  # the others may not have been told
+        return status
+
+
+def _main(argv: list[str]) -> int:
+    first = launched_rank() in (None, 0)
+    try:
+        arguments = parse(argv)
         if isinstance(arguments, str):
             if first:
                 print(arguments, end="")
@@ -79,11 +74,6 @@ def main(argv: list[str] | None = None) -> int:
             over_tcp()
         transport = world() if launched_rank() is not None else None
         return arguments.run(arguments, transport) or 0
-    except KeyboardInterrupt as error:
-        print("\nzerosim: interrupted", file=sys.stderr, flush=True)
-        if transport:
-            transport.abort()  # the others may not have been told
-        return getattr(error, "status", 130)
     except BrokenPipeError:  # whoever reads has seen enough, as with | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a file that went away
@@ -94,9 +84,6 @@ def main(argv: list[str] | None = None) -> int:
         if first:
             print(f"zerosim: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, InputError) else error.status
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -1,11 +1,12 @@
 """Ranks as MPI processes, through mpi4py. Bytes go out as bytes: MPI knows no float16."""
 
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -34,6 +35,21 @@ def _add(incoming: Any, mine: Any, dtype: np.dtype) -> None:
 def launched_rank() -> int | None:
     """Return the rank that mpirun, mpiexec or srun put in the environment; None: started by none of them."""
     return next((int(os.environ[name]) for name in _LAUNCHED_RANK if os.environ.get(name, "").isdigit()), None)
+
+
+def end_all(status: int) -> NoReturn:
+    """End every process that mpirun started, without a word, wherever this one has got to.
+
+    On its way to an ordinary end it would wait in MPI_Finalize for the others. Before MPI_Init, when the others wait
+    for it there, MPICH's mpirun ends them if this one dies of a signal, but not if it ends with a status.
+    """
+    sys.stdout.flush()
+    MPI: Any = sys.modules.get("mpi4py.MPI")
+    if hasattr(MPI, "COMM_WORLD") and MPI.Is_initialized() and not MPI.Is_finalized():
+        MPI.COMM_WORLD.Abort(status)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(status)
 
 
 class MPITransport:
@@ -154,7 +170,7 @@ class MPITransport:
         sys.stdout.flush()
         error = sys.exception()
         if isinstance(error, KeyboardInterrupt):  # all ranks are told at once: no tracebacks
-            self._comm.Abort(getattr(error, "status", 130))
+            end_all(getattr(error, "status", 130))
         why = f"failed:\n{traceback.format_exc()}"
         if isinstance(error, self._MPI.Exception):
             why = f"could not send or receive ({error}): another rank may be gone"
