@@ -11,11 +11,12 @@ import sys
 import time
 
 import pytest
-from conftest import MPIRUN, mpirun, run_zerosim
+from conftest import mpirun, run_zerosim
 
 import zerosim
 from zerosim.checkpoint import open_checkpoint, resumed
 from zerosim.checkpoint.manifest import checkpoints
+from zerosim.notebook import Job
 
 SOON = 15
 """Seconds in which a job must be over when a rank is."""
@@ -31,38 +32,11 @@ def bits():
     return zerosim.run_threads(3, lambda comm: zerosim.train(config, comm))[0].runs[0].weights_sha256
 
 
-class Job:
-    """A training under mpirun; `processes` are those of its ranks, as it says itself."""
-
-    def __init__(self, folder, *words, ranks=3):
-        self.folder = folder
-        self.said = open(folder / "stderr", "w+")  # noqa: SIM115
-        launcher = [str(MPIRUN) if MPIRUN.exists() else "mpirun", "-n", str(ranks), sys.executable]
-        command = [*launcher, "-m", "zerosim", "train", *RUN, "--checkpoint", "c", *map(str, words)]
-        self.process = subprocess.Popen(command, cwd=folder, stdout=self.said, stderr=self.said)
-        self.processes = [int(number) for number in re.findall(r"(\d+) on ", self.wait_for("process "))]
-
-    def wait_for(self, text):
-        """Wait until a line of the output begins with this, and return it."""
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            for line in self.text().splitlines():
-                if line.startswith(text):
-                    return line
-            time.sleep(0.01)
-        raise AssertionError(self.text())
-
-    def text(self):
-        with open(self.folder / "stderr") as file:
-            return file.read()
-
-    def end(self):
-        """Wait for the end, not for long, and return the status."""
-        try:
-            return self.process.wait(SOON)
-        finally:
-            self.process.kill()
-            self.said.close()
+def begun(folder, *words):
+    """Begin a training on 3 ranks with checkpoints in `folder`/c, and wait until it says its processes."""
+    job = Job(3, "train", *RUN, "--checkpoint", folder / "c", *words)
+    assert len(job.processes) == 3
+    return job
 
 
 def go_on(folder, N=3):
@@ -84,30 +58,30 @@ def test_a_rank_killed_at_any_instant(tmp_path, bits, kill):
     `pytest tests/test_faults.py --kills 50` does it 50 times.
     """
     chance = random.Random(kill)
-    job = Job(tmp_path, "--stage", chance.randrange(4), "--checkpoint-every", chance.choice([1, 7]), "--keep", 2)
+    job = begun(tmp_path, "--stage", chance.randrange(4), "--checkpoint-every", chance.choice([1, 7]), "--keep", 2)
     time.sleep(chance.uniform(0, 1.2))
     victim = chance.randrange(3)
     try:
-        os.kill(job.processes[victim], signal.SIGKILL)
+        job.signal(signal.SIGKILL, rank=victim)
     except ProcessLookupError:
-        assert job.end() == 0, "it was over"
+        assert job.end(SOON) == 0, "it was over"
     else:
-        status = job.end()
-        assert status or "Report" in job.text()
-        assert not status or f"PID {job.processes[victim]} RUNNING" in job.text() or "(signal 9)" in job.text()
+        status, said = job.end(SOON), job.text + job.said
+        assert status or "Report" in said
+        assert not status or f"PID {job.processes[victim]} RUNNING" in said or "(signal 9)" in said
     assert go_on(tmp_path / "c") == bits
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_mpirun(tmp_path, bits, number, status):
-    job = Job(tmp_path, "--stage", 3, "--checkpoint-every", 50)
+    job = begun(tmp_path, "--stage", 3, "--checkpoint-every", 50)
     job.wait_for("stage 3: step 1 of")
-    job.process.send_signal(number)
-    assert job.end() == status
+    job.signal(number)
+    assert job.end(SOON) == status
     line = job.wait_for("zerosim: ")
     step = int(re.search(rf"{number.name} has ended the run after step (\d+) of 60; --resume (\S+) goes on", line)[1])
     assert open_checkpoint(str(tmp_path / "c")).manifest.step == step
-    assert "Traceback" not in job.text()
+    assert "Traceback" not in job.said
     assert go_on(tmp_path / "c") == bits
 
 

@@ -1,0 +1,141 @@
+"""The course: every notebook, as it is stored and as it runs; what its cells and exercises are made of."""
+
+import json
+import re
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from zerosim import exercises, notebook
+from zerosim.errors import Failed, InputError
+from zerosim.exercises.verdict import Wrong, exercise, in_time, wanted
+from zerosim.stages import zero1, zero2
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def cells(path, kind):
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def text_of(cells):
+    return "\n".join("".join(cell["source"]) for cell in cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_as_it_is_stored(path):
+    """Without outputs; it opens with its question and with what the reader will be able to do; predict, then run."""
+    import nbformat
+
+    nbformat.validate(nbformat.read(path, as_version=4))
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells(path, "code"))
+    opening = "".join(cells(path, "markdown")[0]["source"])
+    assert re.match(r"# .*\?\n", opening)
+    assert "you will be able to" in opening
+    assert re.search(r"\d\d minutes", opening)
+    assert len(re.findall(r"\*\*Predict", text_of(cells(path, "markdown")))) >= 2
+    assert "!" not in {line[:1] for line in text_of(cells(path, "code")).splitlines()}, "ranks run through the helper"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path, tmp_path):
+    """From top to bottom on a fresh kernel: nothing warns, nothing is left behind, no exercise is solved already."""
+    import nbclient
+    import nbformat
+
+    book = nbformat.read(path, as_version=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the kernel's own libraries warn of
+        nbclient.NotebookClient(book, timeout=90, resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+    assert list(tmp_path.iterdir()) == []
+    checks = re.findall(r"^(?:exercises\.)?(check_\w+)\(", text_of(cells(path, "code")), re.M)
+    verdicts = [output["data"]["text/plain"] for output in outputs if output.output_type == "execute_result"]
+    assert 2 <= len(checks) <= 4
+    assert sum(text.startswith("Not yet: ") for text in verdicts) == len(checks)
+    assert set(checks) <= set(exercises.__all__)
+
+
+def test_a_job(tmp_path):
+    job = notebook.mpirun(3, "train", "--stage", 1, "--hidden", 8, "--steps", 2, "--checkpoint", tmp_path / "c")
+    assert job.report["world_size"] == 3
+    assert job.text.startswith("3 ranks (mpi)")
+    assert len(set(job.processes)) == 3
+    folder = job.folder
+    assert folder.exists()
+    del job
+    assert not folder.exists()
+
+
+def test_a_job_that_fails():
+    with pytest.raises(Failed, match=r"train --stage 7: exit status 2\nzerosim: stages: there is no stage 7"):
+        notebook.mpirun(2, "train", "--stage", 7)
+    with pytest.raises(InputError, match="there is no command 'trian'"):
+        notebook.mpirun(2, "trian")
+
+
+def test_a_job_that_does_not_end(tmp_path):
+    (tmp_path / "waits.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(100)\n")
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="not over after 1 s; it was killed"):
+        notebook.mpirun(2, str(tmp_path / "waits.py"), timeout=1)
+    assert time.monotonic() - began < 50, "it was not waited for"
+
+
+def test_code_beside_code(capsys):
+    notebook.diff(zero1.allocate, zero2.allocate, context=0)
+    said = capsys.readouterr().out
+    assert said.startswith("--- zerosim.stages.zero1\n+++ zerosim.stages.zero2\n")
+    assert '-    rank.gradients = rank.zeros("gradients", layout.padded)' in said
+    notebook.source(zero1.allocate)
+    assert capsys.readouterr().out.startswith("def allocate(rank: Rank)")
+
+
+def test_predicted_beside_counted(capsys):
+    notebook.compare({"bytes": 300, "verb": "all_reduce"}, {"bytes": 200, "verb": "all_reduce", "messages": 6})
+    bytes_, verb, messages = capsys.readouterr().out.splitlines()
+    assert bytes_.endswith("you said 1.5 times as much")
+    assert verb.endswith("as predicted")
+    assert messages.endswith("not predicted")
+
+
+@exercise
+def check_double(function):
+    wanted(function, "x")
+    for x in range(5):
+        if (got := in_time(function, x, seconds=1)) != 2 * x:
+            raise Wrong(f"of {x} it returns {got}")
+    return "0 to 4"
+
+
+def divides(x):
+    return x * 2 // (x - 3) * (x - 3)
+
+
+def for_ever(x):
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("solution", "says"),
+    [
+        (lambda x: x + x, "Right: 0 to 4"),
+        (lambda x: x * x, "Not yet: of 1 it returns 1"),
+        (lambda: 0, r"Not yet: <lambda>\(\) must take \(x\)"),
+        (3, r"Not yet: this is int, and must be a function of \(x\)"),
+        (
+            divides,
+            r"Not yet: ZeroDivisionError: integer .* by zero, in line \d+ of yours: return x \* 2 // \(x - 3\).*",
+        ),
+        (for_ever, "Not yet: it has not ended after 1 s: is there a loop without an end[?]"),
+    ],
+)
+def test_a_verdict(solution, says):
+    verdict = check_double(solution)
+    assert bool(verdict) == says.startswith("Right")
+    assert re.fullmatch(says, repr(verdict))

@@ -1,0 +1,240 @@
+"""For notebooks: a job under the environment's own mpirun, code beside code, and what was predicted beside what came.
+
+Ranks in the notebook's own process, to look inside, are `zerosim.run_threads`. A shell's `!mpirun` leaves a cell green
+when the job has failed; here it raises.
+"""
+
+import difflib
+import inspect
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zerosim.__main__ import parse
+from zerosim.errors import Failed, InputError
+from zerosim.jsonfile import read_json
+
+
+class Job:
+    """A job under mpirun: `zerosim` and its words, or a Python file and its words.
+
+    Without --out, what it writes goes to `folder`, which is removed with the job. A job that still runs when nobody
+    refers to it any longer is killed. Raises InputError if there is no mpirun, or if the words are wrong.
+    """
+
+    def __init__(self, N: int, *words: Any) -> None:
+        self.words = [str(word) for word in words]
+        program = [*([] if self.words and self.words[0].endswith(".py") else ["-m", "zerosim"]), *self.words]
+        self.command = " ".join(["mpirun -n", str(N), "python", *program])
+        writes = program[0] == "-m" and hasattr(parse(self.words), "out")
+        launcher, self._room = _launcher(), Path(tempfile.mkdtemp(prefix="zerosim-"))
+        if writes and "--out" not in program:
+            program += ["--out", str(self._room / "out")]
+        self.folder = Path(program[program.index("--out") + 1]) if writes else self._room
+        with open(self._room / "stdout", "w") as text, open(self._room / "stderr", "w") as said:
+            self._process = subprocess.Popen(
+                [launcher, "-n", str(N), sys.executable, *program],
+                stdin=subprocess.DEVNULL,
+                stdout=text,
+                stderr=said,
+                start_new_session=True,  # what interrupts the notebook is handed on below, once
+            )
+        self._line = _Line(f"$ {self.command}")
+        weakref.finalize(self, _leave, self._process, self._room)
+
+    @property
+    def text(self) -> str:
+        """What it has printed on standard output so far."""
+        return (self._room / "stdout").read_text()
+
+    @property
+    def said(self) -> str:
+        """What it has said on standard error so far: its progress, and what went wrong."""
+        return (self._room / "stderr").read_text()
+
+    @property
+    def status(self) -> int | None:
+        """The exit status; None: it has not ended."""
+        return self._process.poll()
+
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of its ranks, in order, as a training with checkpoints says them itself when it begins."""
+        return [int(number) for number in re.findall(r"(\d+) on ", self.wait_for("process "))]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report that a training has written."""
+        return read_json(str(self.folder / "report.json"), "report")
+
+    def wait_for(self, beginning: str, seconds: float = 60) -> str:
+        """Wait until it has said a line that begins so, and return the line.
+
+        Raises Failed, with all that it has said, if it ends without one, and TimeoutError after so many seconds; the
+        job is killed then.
+        """
+        line = self._until(
+            lambda: next((line for line in self.said.splitlines() if line.startswith(beginning)), ""), seconds
+        )
+        if not line:
+            raise Failed(f"the job has ended and said no line that begins with {beginning!r}:\n{self.said}")
+        return line
+
+    def signal(self, number: int, rank: int | None = None) -> None:
+        """Send a signal to a rank's process, or to mpirun, which hands it on to all ranks."""
+        os.kill(self._process.pid if rank is None else self.processes[rank], number)
+
+    def end(self, seconds: float = 80) -> int:
+        """Wait for the end and return the exit status; after so many seconds, kill the job and raise TimeoutError."""
+        self._until(lambda: "", seconds)
+        return self._process.wait()
+
+    def _until(self, done: Callable[[], str], seconds: float) -> str:
+        """Return what done() returns when that is something, or when the job has ended; show progress meanwhile."""
+        limit = time.monotonic() + seconds
+        try:
+            while True:
+                over = self._process.poll() is not None
+                if (found := done()) or over:
+                    return found
+                if time.monotonic() > limit:
+                    raise TimeoutError(f"{self.command}: not over after {seconds:g} s; it was killed\n{self.said}")
+                self._line.show(self.said.strip().rpartition("\n")[2])
+                time.sleep(0.02)
+        except BaseException:
+            _kill(self._process)
+            raise
+        finally:
+            self._line.show("")
+
+
+def mpirun(N: int, *words: Any, timeout: float = 80) -> Job:
+    """Run `mpirun -n N python -m zerosim` and these words to the end, or a Python file if the first word is one.
+
+    `mpirun(4, "train", "--stage", 2).report` is the report of a run on four processes. Raises Failed with what it said
+    if its exit status is not 0, and what `Job` raises; the cell is red then.
+    """
+    job = Job(N, *words)
+    if status := job.end(timeout):
+        raise Failed(f"{job.command}: exit status {status}\n{job.said}")
+    return job
+
+
+def source(*things: Any) -> None:
+    """Show the source of functions, classes or modules of zerosim."""
+    _code("\n\n".join(_source(thing) for thing in things), "python")
+
+
+def diff(before: Any, after: Any, context: int = 3) -> None:
+    """Show in which lines the source of a function, class or module differs from that of another."""
+    _code(difference(before, after, context), "diff")
+
+
+def difference(before: Any, after: Any, context: int = 3) -> str:
+    """Return the unified diff of two functions, classes or modules."""
+    one, other = (_source(thing).splitlines() for thing in (before, after))
+    names = [getattr(thing, "__module__", None) or thing.__name__ for thing in (before, after)]
+    return "\n".join(difflib.unified_diff(one, other, names[0], names[1], n=context, lineterm=""))
+
+
+def compare(predicted: Mapping[str, Any], counted: Mapping[str, Any]) -> None:
+    """Print what was predicted beside what was counted, by name; None is no prediction."""
+    width = max(map(len, counted))
+    for name, value in counted.items():
+        said = predicted.get(name)
+        print(f"{name:<{width}}  {_number(said):>16}  {_number(value):>16}  {_how(said, value)}")
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder for the length of a `with` block, for what a notebook writes."""
+    with tempfile.TemporaryDirectory(prefix="zerosim-") as name:
+        yield Path(name)
+
+
+def _how(said: Any, value: Any) -> str:
+    if said is None:
+        return "not predicted"
+    if said == value:
+        return "as predicted"
+    if isinstance(said, int | float) and isinstance(value, int | float) and value:
+        return f"you said {said / value:.3g} times as much"
+    return "otherwise"
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _source(thing: Any) -> str:
+    return textwrap.dedent(inspect.getsource(thing)).rstrip()
+
+
+def _code(text: str, language: str) -> None:
+    if not _in_a_notebook():
+        print(text)
+        return
+    from IPython.display import Code, display
+
+    display(Code(text, language=language))
+
+
+def _in_a_notebook() -> bool:
+    """Whether an IPython kernel runs this, which can show more than text and change what it has shown."""
+    shell = sys.modules.get("IPython")
+    return bool(shell and getattr(shell.get_ipython(), "kernel", None))
+
+
+class _Line:
+    """A line in the cell's output that can be changed: the command, and under it how far it is."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._handle: Any = None
+        self._shown: str | None = None
+
+    def show(self, progress: str) -> None:
+        if not _in_a_notebook() or progress == self._shown:
+            return
+        from IPython.display import display
+
+        what = {"text/plain": f"{self._command}\n{progress}".rstrip()}
+        if self._handle is None:
+            self._handle = display(what, raw=True, display_id=True)
+        else:
+            self._handle.update(what, raw=True)
+        self._shown = progress
+
+
+def _launcher() -> str:
+    beside = Path(sys.executable).parent / "mpirun"
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if not found:
+        raise InputError(
+            "there is no mpirun in this environment: pip install 'zerosim[mpi]', or load your cluster's MPI; "
+            "zerosim.run_threads needs none"
+        )
+    return found
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """Kill mpirun, if it has not ended, and with it all ranks."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _leave(process: subprocess.Popen, room: Path) -> None:
+    _kill(process)
+    shutil.rmtree(room, ignore_errors=True)
