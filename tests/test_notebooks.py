@@ -55,7 +55,7 @@ def test_it_runs(path, tmp_path):
     assert list(tmp_path.iterdir()) == []
     checks = re.findall(r"^(?:exercises\.)?(check_\w+)\(", text_of(cells(path, "code")), re.M)
     verdicts = [output["data"]["text/plain"] for output in outputs if output.output_type == "execute_result"]
-    assert 2 <= len(checks) <= 4
+    assert 2 <= len(checks) <= 4 or path.stem.startswith("optional")
     assert sum(text.startswith("Not yet: ") for text in verdicts) == len(checks)
     assert set(checks) <= set(exercises.__all__)
 
@@ -97,7 +97,7 @@ def test_code_beside_code(capsys):
 
 def test_predicted_beside_counted(capsys):
     notebook.compare({"bytes": 300, "verb": "all_reduce"}, {"bytes": 200, "verb": "all_reduce", "messages": 6})
-    bytes_, verb, messages = capsys.readouterr().out.splitlines()
+    _, bytes_, verb, messages = capsys.readouterr().out.splitlines()
     assert bytes_.endswith("you said 1.5 times as much")
     assert verb.endswith("as predicted")
     assert messages.endswith("not predicted")

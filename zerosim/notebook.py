@@ -6,6 +6,7 @@ when the job has failed; here it raises.
 
 import difflib
 import inspect
+import logging
 import os
 import re
 import shutil
@@ -131,6 +132,20 @@ def mpirun(N: int, *words: Any, timeout: float = 80) -> Job:
     return job
 
 
+def engines(N: int) -> Any:
+    """Start N MPI processes that wait for code, and return ipyparallel's client: `%%px` cells run on all of them.
+
+    `.shutdown(hub=True)` ends them. Raises InputError if ipyparallel or mpirun is missing.
+    """
+    try:
+        import ipyparallel
+    except ImportError:
+        raise InputError("there is no ipyparallel in this environment: pip install 'zerosim[course]'") from None
+    cluster = ipyparallel.Cluster(engines="mpi", n=N, log_level=logging.WARNING)
+    cluster.config.MPILauncher.mpi_cmd = [_launcher()]
+    return cluster.start_and_connect_sync(activate=True)
+
+
 def source(*things: Any) -> None:
     """Show the source of functions, classes or modules of zerosim."""
     _code("\n\n".join(_source(thing) for thing in things), "python")
@@ -150,10 +165,14 @@ def difference(before: Any, after: Any, context: int = 3) -> str:
 
 def compare(predicted: Mapping[str, Any], counted: Mapping[str, Any]) -> None:
     """Print what was predicted beside what was counted, by name; None is no prediction."""
-    width = max(map(len, counted))
-    for name, value in counted.items():
-        said = predicted.get(name)
-        print(f"{name:<{width}}  {_number(said):>16}  {_number(value):>16}  {_how(said, value)}")
+    said = {name: predicted.get(name) for name in counted}
+    rows = [(name, _number(said[name]), _number(value), _how(said[name], value)) for name, value in counted.items()]
+    rows.insert(0, ("", "predicted", "counted", ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        name, *numbers, how = row
+        right = (number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False))
+        print("  ".join([name.ljust(widths[0]), *right, how]).rstrip())
 
 
 @contextmanager
