@@ -23,7 +23,7 @@ from zerosim.errors import Failed, InputError
 from zerosim.ledger import Ledger
 from zerosim.precision import add
 from zerosim.transport import Transport
-from zerosim.transport.watched import Gatekeeper, Watched
+from zerosim.transport.watched import Listener, Span, Watched
 
 CONTROL = "control"
 """The book for what is not the paper's traffic: the loss, the norm, evaluation, and what the report gathers."""
@@ -85,6 +85,18 @@ class Letter(NamedTuple):
     """Whether it is a vector's last exchange."""
 
 
+class Call(NamedTuple):
+    """What a door is called for, as it begins."""
+
+    at: float
+    verb: str
+    book: str
+    sent: int
+    """Bytes in that book until then."""
+    received: int
+    """Bytes of all books until then."""
+
+
 class Plan(NamedTuple):
     """What a verb does for vectors of certain sizes, together."""
 
@@ -123,6 +135,7 @@ class Comm:
         self._transport, self._ledger = transport, ledger
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._book: str | None = None
+        self._listeners: list[tuple[str, Listener]] = []
         self.sent: Counter[str] = Counter()
         self.messages: Counter[str] = Counter()
         self.received = 0
@@ -202,17 +215,17 @@ class Comm:
 
     def send(self, array: np.ndarray, to: int) -> None:
         """Send a contiguous array to one rank, which calls `recv`, and wait until it has gone out."""
-        started = time.perf_counter()
+        call = self._begin("send")
         self._transport.wait(self._transport.send(array, to))
-        self.sent[self._book or "send"] += array.nbytes
-        self.messages[self._book or "send"] += 1
-        self.seconds += time.perf_counter() - started
+        self.sent[call.book] += array.nbytes
+        self.messages[call.book] += 1
+        self._end(call)
 
     def recv(self, array: np.ndarray, source: int) -> None:
         """Receive into a contiguous array what one rank sends."""
-        started = time.perf_counter()
+        call = self._begin("recv")
         self.received += self._transport.recv(array, source)
-        self.seconds += time.perf_counter() - started
+        self._end(call)
 
     def broadcast(self, array: np.ndarray, root: int) -> None:
         """Send the root's contiguous array to all others, one after the other."""
@@ -255,13 +268,18 @@ class Comm:
         return self.agreed(function, *args) if self.rank == 0 else self.agreed(lambda: None)
 
     @contextmanager
-    def watched(self, ranks: Sequence[int], keeper: Gatekeeper) -> Iterator[None]:
-        """Let somebody see every message inside the block; `ranks` are this door's, numbered as in the world."""
+    def watched(self, group: str, ranks: Sequence[int], listener: Listener) -> Iterator[None]:
+        """Let a listener see every message and every call inside the block.
+
+        `group` is what this door is called there, and `ranks` are its ranks, numbered as in the world.
+        """
         outer = self._transport
-        self._transport = Watched(outer, ranks, keeper)
+        self._transport = Watched(outer, ranks, listener)
+        self._listeners.append((group, listener))
         try:
             yield
         finally:
+            self._listeners.pop()
             self._transport = outer
 
     # the count -------------------------------------------------------------------------------------------------------
@@ -275,6 +293,24 @@ class Comm:
             yield
         finally:
             self._book = outer
+
+    def _begin(self, verb: str) -> Call:
+        book = self._book or verb
+        return Call(time.perf_counter(), verb, book, self.sent[book], self.received)
+
+    def _end(self, call: Call, who: Iterable[str] = ()) -> None:
+        """Count the time of a call, and tell it to those who listen; `who` are the algorithms."""
+        ended = time.perf_counter()
+        self.seconds += ended - call.at
+        for group, listener in self._listeners:
+            details = {
+                "group": group,
+                "book": call.book,
+                "sent": self.sent[call.book] - call.sent,
+                "received": self.received - call.received,
+                "algorithm": ", ".join(dict.fromkeys(who)),
+            }
+            listener.span(Span(call.verb, "call", call.at, ended, details))
 
     # how an exchange is made -----------------------------------------------------------------------------------------
 
@@ -298,17 +334,17 @@ class Comm:
         out: np.ndarray | None = None,
     ) -> Plan:
         """Do a verb on several vectors, exchange by exchange, and return the plan."""
-        started = time.perf_counter()
+        call = self._begin(verb)
         plan = self._plan(algorithm, verb, vectors, shares)
         straight = out if plan.sums_own else None
         if plan.room:
             with self._ledger.borrow("buffers", plan.room, vectors[0].dtype) as room:
-                self._follow(plan.turns, self._book or verb, vectors, room, straight)
+                self._follow(plan.turns, call.book, vectors, room, straight)
         else:
-            self._follow(plan.turns, self._book or verb, vectors, vectors[0], straight)
+            self._follow(plan.turns, call.book, vectors, vectors[0], straight)
         if out is not straight and out is not None:
             out[...] = self.own(vectors[0])
-        self.seconds += time.perf_counter() - started
+        self._end(call, plan.who)
         return plan
 
     def _plan(
@@ -467,7 +503,7 @@ class NativeComm(Comm):
             self._do(verb, vector, out)
 
     def _do(self, verb: str, vector: np.ndarray, out: np.ndarray | None) -> None:
-        started = time.perf_counter()
+        call = self._begin(verb)
         counts = [cut.stop - cut.start for cut in (span(r, 1, self.shares, vector.size) for r in range(self.size))]
         if verb != "reduce_scatter":
             self._native(verb, vector, vector, counts)
@@ -479,6 +515,6 @@ class NativeComm(Comm):
                 self.own(vector)[...] = room
         turns = self._plan(RING, verb, [vector], self.shares).turns
         elements = sum(letter.where.stop - letter.where.start for sends, _ in turns for letter in sends)
-        self.sent[self._book or verb] += elements * vector.itemsize
+        self.sent[call.book] += elements * vector.itemsize
         self.received += elements * vector.itemsize
-        self.seconds += time.perf_counter() - started
+        self._end(call, [NATIVE])

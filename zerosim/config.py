@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ class Config:
     True takes about the square root of the number of layers, but 2 at the least. `slices` None makes all slices equal.
     `cluster` is given as such, or as the name of a preset or of a JSON file, which is read at once and only then.
 
+    With `trace` the first `trace_steps` steps of each stage are traced into that file, None 25.
+
     With `checkpoint` one is written every `checkpoint_every` steps, None after each epoch; the last `keep` are kept.
     """
 
@@ -65,6 +68,8 @@ class Config:
     keep: int = 2
     resume: str | None = None
     out: str = "zerosim-out"
+    trace: str | None = None
+    trace_steps: int | None = None
     trace_memory: bool = False
     witness: tuple[str, ...] = ()
     tensor_parallel: int = 1
@@ -95,6 +100,7 @@ class Config:
         self._check_sync()
         self._check_files()
         self._check_checkpoints()
+        self._settle_trace()
 
     def _settle(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -254,7 +260,7 @@ class Config:
             raise InputError("sync average: it is not for tensor_parallel or pipeline; leave them out")
 
     def _check_files(self) -> None:
-        for name in ("data", "out", "init", "save", "checkpoint", "resume"):
+        for name in ("data", "out", "init", "save", "checkpoint", "resume", "trace"):
             value = getattr(self, name)
             if not ((isinstance(value, str) and value) or (value is None and name not in ("data", "out"))):
                 raise InputError(f"{name}: {value!r} must be the name of a file or folder")
@@ -271,6 +277,19 @@ class Config:
             raise InputError("checkpoint_every: it has no effect without checkpoint; give that too, or leave it out")
         if self.resume is not None and self.init is not None:
             raise InputError("init: the weights of a training that goes on are the checkpoint's; leave it out")
+
+    def _settle_trace(self) -> None:
+        _whole("trace_steps", self.trace_steps, 1, optional=True)
+        if self.trace is None:
+            if self.trace_steps is not None:
+                raise InputError("trace_steps: it has no effect without trace; give that too, or leave it out")
+            return
+        if self.trace_steps is None:
+            self._settle("trace_steps", 25)
+        others = {"save": self.save, "init": self.init, "data": self.data, "out": os.path.join(self.out, "report.json")}
+        for name, file in others.items():
+            if file and os.path.realpath(file) == os.path.realpath(self.trace):
+                raise InputError(f"trace {self.trace}: it would be written over {name}'s {file}; give another name")
 
     def grid(self, size: int) -> Grid:
         """Return where `size` ranks stand."""

@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
 
 from zerosim.collectives import Algorithm
 from zerosim.comm import Comm, open_door
 from zerosim.ledger import Ledger
 from zerosim.parallel import Grid
 from zerosim.transport import Transport
-from zerosim.transport.watched import Entry, Recorder, Straggler, Watched
+from zerosim.transport.watched import Entry, Listener, Recorder, Span, Straggler, Watched
 
 
 class Phase(NamedTuple):
@@ -40,7 +41,7 @@ class Doors(dict[str, Comm]):
         self._groups = {**grid.groups(transport.rank), "world": [*range(transport.size)]}
         self._places = {group: transport.part(ranks) for group, ranks in self._groups.items()}
         self._straggler = Straggler(straggler[1]) if straggler and straggler[0] == transport.rank else None
-        self._recorder: Recorder | None = None
+        self._listeners: list[Listener] = []
         for group, place in self._places.items():
             seen = Watched(place, self._groups[group], self._straggler) if self._straggler else place
             algorithm = "ring" if place.size == 1 < transport.size else collective
@@ -56,20 +57,63 @@ class Doors(dict[str, Comm]):
         if self._straggler:
             self._straggler.pause()
             slept, slept_inside = self._straggler.slept, self._straggler.slept_at_gate
-        if self._recorder:
-            self._recorder.after("phase", name, 0)
         inside = sum(door.seconds for door in self.values()) - slept_inside
         waited = sum(self.waited_for())
-        return Phase(time.perf_counter(), inside, waited, slept, name)
+        phase = Phase(time.perf_counter(), inside, waited, slept, name)
+        for listener in self._listeners:
+            listener.phase(name, phase.at)
+        return phase
+
+    def span(self, name: str, kind: str = "part") -> AbstractContextManager[None]:
+        """Tell whoever listens how long a `with` block took."""
+        return self._span(name, kind) if self._listeners else _NOBODY
+
+    @contextmanager
+    def _span(self, name: str, kind: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._tell(Span(name, kind, began, time.perf_counter(), {}))
+
+    def _tell(self, span: Span) -> None:
+        for listener in self._listeners:
+            listener.span(span)
+
+    def _tell_wait(self, ranks: list[int], partner: int, began: float, ended: float) -> None:
+        rank = ranks[partner]
+        self._tell(Span(f"wait for rank {rank}", "wait", began, ended, {"rank": rank}))
 
     def waited_for(self) -> list[float]:
         """Return the seconds so far in which this rank waited for each rank of the world."""
         waited = [0.0] * self["world"].size
-        places = {id(place): group for group, place in self._places.items()}  # some groups are the same
-        for group in places.values():
-            for rank, seconds in zip(self._groups[group], self._places[group].waited_for, strict=True):
+        for group in self._different:
+            for rank, seconds in zip(self._groups[group], self._places[group].waits.seconds, strict=True):
                 waited[rank] += seconds
         return waited
+
+    @property
+    def _different(self) -> list[str]:
+        """One group's name for each place: some groups are the same."""
+        return [*{id(place): group for group, place in self._places.items()}.values()]
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Iterator[None]:
+        """Let a listener know, inside the block, what goes through the doors, of phases, spans, waits and sleeps."""
+        with ExitStack() as stack:
+            for group, door in self.items():
+                stack.enter_context(door.watched(group, self._groups[group], listener))
+            self._listeners.append(listener)
+            self._told_of_waits(True)
+            stack.callback(lambda: self._told_of_waits(bool(self._listeners)))
+            stack.callback(self._listeners.pop)
+            yield
+
+    def _told_of_waits(self, told: bool) -> None:
+        for group in self._different:
+            self._places[group].waits.tell = partial(self._tell_wait, self._groups[group]) if told else None
+        if self._straggler:
+            self._straggler.tell = self._tell if told else None
 
     @contextmanager
     def recording(self, work: Callable[[], tuple[int, int]]) -> Iterator[list[Entry]]:
@@ -77,11 +121,10 @@ class Doors(dict[str, Comm]):
 
         `work` returns how many operations the rank has done and how many elements updated.
         """
-        self._recorder = Recorder(work)
-        try:
-            with ExitStack() as stack:
-                for group, door in self.items():
-                    stack.enter_context(door.watched(self._groups[group], self._recorder))
-                yield self._recorder.events
-        finally:
-            self._recorder = None
+        recorder = Recorder(work)
+        with self.listening(recorder):
+            yield recorder.events
+
+
+_NOBODY = nullcontext()
+"""What a span is where nobody listens."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,15 @@ def read_json(path: str, what: str) -> dict[str, Any]:
 
 def write_json(value: Any, path: Path) -> Path:
     """Write JSON to a file in an existing folder and return its path; it appears whole or not at all."""
+    return write_whole([json.dumps(value, indent=1, allow_nan=False) + "\n"], path)
+
+
+def write_whole(pieces: Iterable[str], path: Path) -> Path:
+    """Write text, piece by piece, to a file in an existing folder; it appears whole or not at all."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        with open(aside, "w", encoding="utf-8") as file:
+            file.writelines(pieces)
         os.replace(aside, path)
     except OSError:
         aside.unlink(missing_ok=True)

@@ -76,13 +76,15 @@ class Ledger:
 
     @contextmanager
     def recording(self) -> Iterator[list[Event]]:
-        """Collect what is booked inside the block."""
+        """Collect what is booked inside the block; if somebody collects around it, they get it too, when it ends."""
         events: list[Event] = []
-        self._events = events
+        outer, self._events = self._events, events
         try:
             yield events
         finally:
-            self._events = None
+            self._events = outer
+            if outer is not None:
+                outer += events
 
     def _book(self, cls: str, nbytes: int, array: np.ndarray) -> None:
         self.now[cls] = now = self.now[cls] + nbytes

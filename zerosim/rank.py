@@ -114,6 +114,10 @@ class Rank:
         """Say what begins now; the time until the next call is this phase's."""
         self.phases.append(self.doors.phase(name))
 
+    def layer(self, k: int) -> AbstractContextManager[None]:
+        """Tell whoever listens that a `with` block works on layer k."""
+        return self.doors.span(f"layer {self.model.parts[k].layer}", "layer")
+
     def micro_batches(self, batch: np.ndarray) -> list[np.ndarray]:
         """Cut this rank's rows of a global batch (row numbers) into micro-batches."""
         rows = share(batch, self.comm.rank, self.comm.size)
@@ -197,11 +201,12 @@ class Rank:
             self.gradients[gradients],
             {name: state[states] for name, state in self.states.items()},
         )
-        if self.pruner:
-            pieces = self.layout.elements(parameters, full=self.parameters.size == self.layout.padded)
-            self.pruner.update(self.optimizer, pieces, *arrays, factor)
-        else:
-            self.optimizer.step(*arrays, factor, self.ledger)
+        with self.doors.span("optimizer", "update"):
+            if self.pruner:
+                pieces = self.layout.elements(parameters, full=self.parameters.size == self.layout.padded)
+                self.pruner.update(self.optimizer, pieces, *arrays, factor)
+            else:
+                self.optimizer.step(*arrays, factor, self.ledger)
 
     # weights ---------------------------------------------------------------------------------------------------------
 

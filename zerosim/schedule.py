@@ -55,7 +55,8 @@ def _forward(rank: Rank, held: Held, forward: Forward) -> float:
     held.reserve()
     _enter(rank, held)
     for k in rank.model.layers:
-        held.arrays[k + 1] = forward(rank, k, held.arrays[k])
+        with rank.layer(k):
+            held.arrays[k + 1] = forward(rank, k, held.arrays[k])
         held.put_away(k)
     if rank.model.last:
         return rank.loss(held.arrays[k + 1], held.rows)
@@ -73,12 +74,14 @@ def _backward(rank: Rank, held: Held, forward: Forward, backward: Backward, add:
         if len(segment) > 1:
             rank.phase("recompute")
         for k in segment[:-1]:
-            held.arrays[k + 1] = forward(rank, k, held.arrays[k])
+            with rank.layer(k):
+                held.arrays[k + 1] = forward(rank, k, held.arrays[k])
             rank.recomputed += 1
         if len(segment) > 1:
             rank.phase("backward")
         for k in reversed(segment):
-            backward(rank, k, held.arrays[k], held.arrays[k + 1], add)
+            with rank.layer(k):
+                backward(rank, k, held.arrays[k], held.arrays[k + 1], add)
             held.release(k + 1)
     if rank.model.first:
         held.release(0)

@@ -32,7 +32,9 @@ from zerosim.pruning import BOOK, Groups
 from zerosim.rank import Rank
 from zerosim.room import check_states
 from zerosim.schedule import outputs
+from zerosim.spans import Spans
 from zerosim.stages import STAGES, local
+from zerosim.trace import Traced, tracing
 from zerosim.transport import Transport, connect
 from zerosim.watch import Watch
 from zerosim.weightfile import check_writable, open_weights, weight_writer
@@ -139,11 +141,13 @@ def train(
     data: Dataset | None = None,
     progress: Progress | None = None,
     signalled: Signalled | None = None,
+    traced: Traced | None = None,
 ) -> Records:
     """Train at each of `config.stages`, one after the other, and return what was counted, the same on every rank.
 
     `comm` is what `run_threads` hands to its function, or an mpi4py communicator; None is a world of one rank. `data`
-    takes the place of `config.data`. Raises InputError, on all ranks together, if the data or a file does not fit the
+    takes the place of `config.data`. `traced` is given the trace on rank 0, if one is asked for; without it, the trace
+    is written to the file at once. Raises InputError, on all ranks together, if the data or a file does not fit the
     settings, Diverged if the loss is no longer finite, Failed if a checkpoint cannot be written, Interrupted if one is
     `signalled` to end. If a single rank raises anything, the others are ended: under MPI with its traceback and
     MPI_Abort, in `run_threads` by an exception in the caller.
@@ -153,7 +157,7 @@ def train(
         keep()
     try:
         with one_thread() if transport.backend == "mpi" else nullcontext():
-            return _train(transport, config, data, progress, signalled)
+            return _train(transport, config, data, progress, signalled, traced)
     except (InputError, Failed):
         raise
     except BaseException:
@@ -167,6 +171,7 @@ def _train(
     data: Dataset | None,
     progress: Progress | None,
     signalled: Signalled | None,
+    traced: Traced | None,
 ) -> Records:
     outside = Comm(transport, Ledger())
     data, collective = outside.agreed(_prepare, config, data, transport)
@@ -177,16 +182,19 @@ def _train(
         config = outside.agreed(_resume, config, data, transport)
     runs: list[Run] = []
     reference: list[np.ndarray] = []
-    for stage in config.stages:
-        with np.errstate(over="ignore", invalid="ignore"):
-            rank = Rank(transport, config, data, collective)
-            rank.signalled = signalled or rank.signalled
-            runs.append(_run_stage(stage, rank, outside, rows, progress if transport.rank == 0 else None))
-            if config.grad_accum > 1 or rank.comm.modelled:
-                reference = reference or [own.copy() for own in rank.own_weights()]
-                pairs = zip(reference, rank.own_weights(), strict=True)
-                difference = max(float(np.max(np.abs(a - b))) for a, b in pairs)
-                runs[-1].largest_difference = max(outside.gather_values(difference))
+    progress = progress if transport.rank == 0 else None
+    with tracing(config, outside, transport.backend, traced) as spans:
+        for stage in config.stages:
+            with np.errstate(over="ignore", invalid="ignore"):
+                rank = Rank(transport, config, data, collective)
+                rank.signalled = signalled or rank.signalled
+                with spans.stage(rank, stage) if spans else nullcontext():
+                    runs.append(_run_stage(stage, rank, outside, rows, progress, spans))
+                if config.grad_accum > 1 or rank.comm.modelled:
+                    reference = reference or [own.copy() for own in rank.own_weights()]
+                    pairs = zip(reference, rank.own_weights(), strict=True)
+                    difference = max(float(np.max(np.abs(a - b))) for a, b in pairs)
+                    runs[-1].largest_difference = max(outside.gather_values(difference))
     return Records(
         config=config,
         world_size=transport.size,
@@ -245,6 +253,8 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
             pass
     if config.save is not None and transport.rank == 0:
         check_writable(config.save)
+    if config.trace is not None and transport.rank == 0:
+        check_writable(config.trace, "trace")
     return data, collective
 
 
@@ -298,7 +308,12 @@ def _check_parts(config: Config, widths: list[int], size: int) -> None:
 
 
 def _run_stage(
-    number: int, rank: Rank, outside: Comm, rows: tuple[np.ndarray, np.ndarray], progress: Progress | None
+    number: int,
+    rank: Rank,
+    outside: Comm,
+    rows: tuple[np.ndarray, np.ndarray],
+    progress: Progress | None,
+    spans: Spans | None,
 ) -> Run:
     config, run = rank.config, Run(number)
     stage = local if config.sync == "average" else STAGES[number]
@@ -309,15 +324,17 @@ def _run_stage(
         for witness in witnesses.values():
             stack.callback(witness.close)
         _let_look(witnesses, "before_allocation", outside)
-        outside.agreed(stage.allocate, rank)
-        taken_up = _take_up(run, rank)
+        with rank.doors.span("allocate"):
+            outside.agreed(stage.allocate, rank)
+        with rank.doors.span("resume") if config.resume is not None else nullcontext():
+            taken_up = _take_up(run, rank)
         saver = Checkpoints(rank, number) if config.checkpoint is not None else None
         if saver:
             stack.callback(saver.close)
         give_back()
         _let_look(witnesses, "after_allocation", outside)
         before = outside.sent.total(), outside.received
-        watch = Watch(rank, list(witnesses.values()))
+        watch = Watch(rank, list(witnesses.values()), len(run.loss), spans)
         watch.updates = taken_up
         _train_and_evaluate(run, stage, rank, watch, rows, progress, saver)
         if rank.apart:
@@ -335,7 +352,8 @@ def _run_stage(
     run.final_loss_scale = rank.loss_scale.value
     who = {(size, name) for own in outside.gather_values(list(rank.comm.who.items())) for size, name in own}
     run.who = sorted(who)
-    run.weights_sha256 = _hash_and_save(rank)
+    with rank.doors.span("hash and save" if config.save is not None else "hash"):
+        run.weights_sha256 = _hash_and_save(rank)
     everyone = outside.gather_values(
         [
             at_rest,
@@ -395,7 +413,8 @@ def _train_and_evaluate(
         if saver and (last or rank.ending or done % every == 0):
             whole = run.epochs[: done // per_epoch]  # the last one may have been cut short
             history = {"loss": run.loss, "epochs": whole, "updates": watch.updates, "batch": done % per_epoch}
-            written = saver.save(done, history)
+            with rank.doors.span("checkpoint"):
+                written = saver.save(done, history)
         if rank.ending and not last:
             rest = f"; --resume {written} goes on" if written else "; nothing was saved, for no --checkpoint was given"
             name = signal.Signals(rank.ending).name
@@ -422,7 +441,8 @@ def _train_and_evaluate(
                 progress(run.stage, len(run.loss), steps, loss)
             if number < len(shuffled):
                 save(last=False)
-        run.epochs.append(_epoch(epoch, run.loss[begin:], rank, stage, rows))
+        with rank.doors.span("evaluation"):
+            run.epochs.append(_epoch(epoch, run.loss[begin:], rank, stage, rows))
         give_back()
         run.stopped = _over(config, run) or ("" if len(run.loss) < steps else "steps" if config.steps else "epochs")
         save(last=bool(run.stopped))

@@ -14,15 +14,19 @@ from zerosim.doors import Phase
 from zerosim.ledger import CLASSES, Event
 from zerosim.parallel import GROUPS
 from zerosim.rank import Rank
+from zerosim.spans import Spans
 from zerosim.transport.watched import Entry
 from zerosim.witness import Witness
 
 
 class Watch:
-    """Takes a rank's steps and notes what the ledger, the door and the clock say of each."""
+    """Takes a rank's steps and notes what the ledger, the door and the clock say of each.
 
-    def __init__(self, rank: Rank, witnesses: list[Witness]) -> None:
-        self._rank, self._witnesses = rank, witnesses
+    `done` steps were taken before a checkpoint. `spans` is told before each step, if the run is traced.
+    """
+
+    def __init__(self, rank: Rank, witnesses: list[Witness], done: int = 0, spans: Spans | None = None) -> None:
+        self._rank, self._witnesses, self._done, self._spans = rank, witnesses, done, spans
         self._seconds: list[dict[str, float]] = []
         self.updates = 0
         self.peak = dict(rank.ledger.peak, total=-1)
@@ -54,11 +58,15 @@ class Watch:
         for witness in self._witnesses:
             witness.before_step()
         work_before = self._work_so_far()
+        number = self._done + len(self._seconds) + 1
+        if self._spans:
+            self._spans.before_step(number)
         with ExitStack() as stack:
             record = len(self._seconds) < 2 or not self._complete  # the first step is slow
             events = stack.enter_context(ledger.recording()) if record else []
             if record and rank.config.waits:
                 self.recorded = stack.enter_context(rank.doors.recording(self._work_so_far))
+            stack.enter_context(rank.doors.span(f"step {number}", "step"))
             loss, updated = stage.step(rank, batch)
             rank.phase("end")
         self._waited[1:] = [rank.doors.waited_for()]

@@ -134,10 +134,13 @@ def check_writable(path: str, what: str = "save") -> None:
     """Raise InputError, which says `what` wants it, if no file can be made at `path`."""
     target = Path(path)
     aside = target.with_name(f"{target.name}.{os.getpid()}.part")
-    if target.is_dir():
-        raise InputError(f"{what} {path}: this is a folder; give the name of a file")
     try:
+        if target.exists() and not target.is_file():
+            kind = "a folder" if target.is_dir() else "a pipe or a device"
+            raise InputError(f"{what} {path}: this is {kind}; give the name of a file")
         aside.touch()
         aside.unlink()
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{what} {path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None

@@ -191,7 +191,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-NOT_THEIRS = ("cluster", "out", "resume", "save")
+NOT_THEIRS = ("cluster", "out", "resume", "save", "trace", "trace_steps")
 """Settings that a checkpoint does not bring along: what is written where is for whoever goes on to say."""
 
 FIXED = ("hidden", "optimizer", "precision", "batch_size", "seed", "shuffle", "test_fraction")

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from zerosim.commands.common import Commands, ProgressLine, place
 from zerosim.commands.output import agreed_folder, door_of, is_first
 from zerosim.config import FIELDS, Config, read_config_file
 from zerosim.data import size
-from zerosim.errors import InputError
+from zerosim.errors import Failed, InputError
 from zerosim.heap import keep
 from zerosim.optim import RULES
 from zerosim.report import build_report, console_text, format_report, make_folder, write_report
 from zerosim.signals import remembered
+from zerosim.trace import Traced, write_trace
 from zerosim.train import Progress, Records, Signalled, train
 from zerosim.transport import Transport
 from zerosim.transport.threads import run_threads
@@ -201,6 +203,15 @@ def add(commands: Commands) -> None:
         help="go on from a checkpoint, or from the newest one in a folder, with its settings unless others are given; "
         "on any number of ranks, at any stage",
     )
+    output.add_argument(
+        "--trace",
+        metavar="FILE.json",
+        help="write what each rank did, and when, in the Chrome trace event format, for ui.perfetto.dev or "
+        "chrome://tracing",
+    )
+    output.add_argument(
+        "--trace-steps", type=int, metavar="S", help="trace the first S steps of each stage (default: 25)"
+    )
     output.add_argument("--out", metavar="DIR", help="folder for report.json and the figures (default: zerosim-out)")
     output.add_argument(
         "--json", action="store_true", help="print the report on standard output, and nothing else there"
@@ -220,13 +231,18 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
         progress.before = _processes(door)
     if first and size(config.data) > SLOW_TO_READ:
         progress.say(f"reading {config.data}")
+    trace: list[str] = []
     try:
         with remembered() as signalled:
-            records = _train(config, transport, N, progress, signalled)
-        if not first:
-            return
+            records = _train(config, transport, N, progress, signalled, trace.extend)
+    except Failed:
+        progress.done()
+        _trace_of_what_was_done(trace, config)
+        raise
     finally:
         progress.done()
+    if not first:
+        return
     report = build_report(records)
     try:
         written = _write(report, make_folder(config.out), progress)
@@ -236,6 +252,26 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
         print(written)
         if config.save:
             print(f"Weights of stage {config.stages[-1]}: {config.save}")
+    if config.trace:  # last: a disk that it fills has the report
+        write_trace(trace, config.trace)
+        if not arguments.json:
+            print(_where(config.trace))
+
+
+def _trace_of_what_was_done(trace: list[str], config: Config) -> None:
+    """Write the trace of a run that has ended early; what went wrong with the run is still to be said after it."""
+    if not (trace and config.trace):
+        return
+    line = _where(config.trace)
+    try:
+        write_trace(trace, config.trace)
+    except Failed as error:
+        line = f"zerosim: {error}"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _where(trace: str) -> str:
+    return console_text(f"Trace: {trace} (open it in ui.perfetto.dev or chrome://tracing)")
 
 
 def _processes(door: Comm) -> str:
@@ -244,10 +280,13 @@ def _processes(door: Comm) -> str:
     return "process " + ", ".join(f"{pid} on {host} is rank {rank}" for rank, (pid, host) in enumerate(everyone))
 
 
-def _train(config: Config, transport: Transport | None, N: int, progress: Progress, signalled: Signalled) -> Records:
-    if transport:
-        return train(config, transport, progress=progress, signalled=signalled)
-    return run_threads(N, lambda comm: train(config, comm, progress=progress, signalled=signalled))[0]
+def _train(
+    config: Config, transport: Transport | None, N: int, progress: Progress, signalled: Signalled, traced: Traced
+) -> Records:
+    def run(comm: Transport) -> Records:
+        return train(config, comm, progress=progress, signalled=signalled, traced=traced)
+
+    return run(transport) if transport else run_threads(N, run)[0]
 
 
 def _write(report: dict[str, Any], folder: Path, progress: ProgressLine) -> str:

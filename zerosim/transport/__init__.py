@@ -1,11 +1,29 @@
 """What carries bytes from rank to rank. Only `zerosim.comm` uses it to move data."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from zerosim.errors import InputError
+
+
+class Waits:
+    """In which seconds a rank waited for each of `size` ranks, and who is told of each wait."""
+
+    def __init__(self, size: int) -> None:
+        self.seconds = [0.0] * size
+        """So far, by rank."""
+        self.tell: Callable[[int, float, float], None] | None = None
+        """Called with the rank, and with the beginning and the end by time.perf_counter()."""
+
+    def over(self, partner: int, began: float) -> None:
+        """Book a wait that ends now."""
+        ended = time.perf_counter()
+        self.seconds[partner] += ended - began
+        if self.tell:
+            self.tell(partner, began, ended)
 
 
 class Transport(Protocol):
@@ -16,8 +34,8 @@ class Transport(Protocol):
     backend: str
     here: int
     """Ranks on this machine."""
-    waited_for: list[float]
-    """Seconds so far, by rank, in which nothing had come from it, or gone out to it, when that was asked for."""
+    waits: Waits
+    """When nothing had come from a rank, or gone out to it, when that was asked for."""
 
     def send(self, array: np.ndarray, to: int) -> Any:
         """Begin to send a contiguous array and return what `wait` takes; it must not change before it is out.

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from zerosim.errors import InputError
-from zerosim.transport import Transport
+from zerosim.transport import Transport, Waits
 
 _LAUNCHED_SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 _LAUNCHED_RANK = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
@@ -68,7 +68,7 @@ class MPITransport:
         neighbours.Free()
         self._MPI, self._byte, self._status = MPI, MPI.BYTE, MPI.Status()
         self._types: dict[np.dtype, tuple[Any, Any]] = {}
-        self.waited_for = [0.0] * self.size
+        self.waits = Waits(self.size)
         self._parts: dict[tuple[int, ...], MPITransport] = {}
 
     def send(self, array: np.ndarray, to: int) -> Any:
@@ -93,7 +93,7 @@ class MPITransport:
         began = time.perf_counter()
         while not done():
             give_way()
-        self.waited_for[partner] += time.perf_counter() - began
+        self.waits.over(partner, began)
 
     def part(self, ranks: Sequence[int]) -> Transport:
         """See `Transport`."""

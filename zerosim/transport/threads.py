@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zerosim.blas import one_thread
+from zerosim.transport import Waits
 
 
 class Aborted(RuntimeError):
@@ -47,19 +48,18 @@ class ThreadWorld:
                 box.put(Aborted)
 
     @staticmethod
-    def take(box: SimpleQueue) -> tuple[Any, float]:
-        """Return a letter or a receipt, and the seconds of waiting for it."""
-        waited = 0.0
+    def take(box: SimpleQueue, partner: int, waits: Waits) -> Any:
+        """Return a letter or a receipt of a partner; if it had to be waited for, that is booked."""
         try:
             letter = box.get_nowait()
         except Empty:
             began = time.perf_counter()
             letter = box.get()
-            waited = time.perf_counter() - began
+            waits.over(partner, began)
         if letter is Aborted:
             box.put(Aborted)
             raise Aborted("another rank failed")
-        return letter, waited
+        return letter
 
 
 class ThreadTransport:
@@ -70,7 +70,7 @@ class ThreadTransport:
     def __init__(self, world: ThreadWorld, rank: int) -> None:
         self._world = world
         self.rank, self.size, self.here = rank, world.size, world.size
-        self.waited_for = [0.0] * world.size
+        self.waits = Waits(world.size)
         self._parts: dict[tuple[int, ...], ThreadTransport] = {}
         self._sent, self._confirmed = [0] * world.size, [0] * world.size
 
@@ -106,9 +106,7 @@ class ThreadTransport:
         return self._parts[key]
 
     def _take(self, box: SimpleQueue, partner: int) -> Any:
-        letter, waited = self._world.take(box)
-        self.waited_for[partner] += waited
-        return letter
+        return self._world.take(box, partner, self.waits)
 
     def abort(self) -> None:
         """Wake the other ranks; `run_threads` raises this rank's exception in the caller."""
