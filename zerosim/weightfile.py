@@ -133,11 +133,11 @@ def weight_writer(path: str | Path, widths: list[int], dtype: np.dtype) -> Tenso
 def check_writable(path: str, what: str = "save") -> None:
     """Raise InputError, which says `what` wants it, if no file can be made at `path`."""
     target = Path(path)
-    aside = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         if target.exists() and not target.is_file():
             kind = "a folder" if target.is_dir() else "a pipe or a device"
             raise InputError(f"{what} {path}: this is {kind}; give the name of a file")
+        aside = target.with_name(f"{target.name}.{os.getpid()}.part")
         aside.touch()
         aside.unlink()
     except InputError:
