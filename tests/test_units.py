@@ -430,6 +430,8 @@ def test_imports_point_downward():
         "loop": {"comm", "config", "errors", "ledger", "mlp", "optim", "partition", "transport"},
         "comm": {"collectives", "errors", "ledger", "precision", "transport"},
         "doors": {"collectives", "comm", "ledger", "parallel", "transport"},
+        "spans": {"ledger", "rank", "transport"},
+        "trace": {"collectives", "comm", "config", "errors", "jsonfile", "spans", "transport"},
         "signals": set(),
         "checkpoint.shards": {"mlp", "parallel", "partition"},
         "checkpoint.manifest": {"config", "errors", "jsonfile", "optim", "parallel", "precision"},
