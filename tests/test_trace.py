@@ -196,7 +196,7 @@ def test_the_first_steps_and_checkpoints(tmp_path):
 
 
 def test_under_mpirun(tmp_path):
-    words = ["--hidden", "20", "--steps", 4, "--trace", "t.json", "--json"]
+    words = ["--stages", "0,3", "--hidden", "20", "--steps", 4, "--trace", "t.json", "--json"]
     done = run_zerosim(3, "train", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report, events = json.loads(done.stdout), read(tmp_path / "t.json")

@@ -298,7 +298,7 @@ class Comm:
         book = self._book or verb
         return Call(time.perf_counter(), verb, book, self.sent[book], self.received)
 
-    def _end(self, call: Call, who: Iterable[str] = ()) -> None:
+    def _end(self, call: Call, who: Sequence[str] = ()) -> None:
         """Count the time of a call, and tell it to those who listen; `who` are the algorithms."""
         ended = time.perf_counter()
         self.seconds += ended - call.at
@@ -308,7 +308,7 @@ class Comm:
                 "book": call.book,
                 "sent": self.sent[call.book] - call.sent,
                 "received": self.received - call.received,
-                "algorithm": ", ".join(dict.fromkeys(who)),
+                **({"algorithm": ", ".join(dict.fromkeys(who))} if who else {}),
             }
             listener.span(Span(call.verb, "call", call.at, ended, details))
 

@@ -168,7 +168,7 @@ def _described(span: Span, averaged: bool) -> tuple[str, str, dict[str, Any]]:
         return span.name, span.kind, span.details
     cls = carried(span.details, averaged)
     args = {"verb": span.name, "class": cls, **span.details}
-    if args["algorithm"] == NATIVE:
+    if args.get("algorithm") == NATIVE:
         args["modelled"] = True
     return (f"{span.name} ({cls})" if cls == CONTROL else span.name), cls, args
 
