@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from zerosim.commands import bench, check, checkpoint, collectives, myths, plan, residual, train, witness
+from zerosim.commands import bench, check, checkpoint, collectives, gallery, myths, plan, residual, train, witness
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -10,6 +10,7 @@ COMMANDS: dict[str, ModuleType] = {
     "plan": plan,
     "check": check,
     "myths": myths,
+    "gallery": gallery,
     "collectives": collectives,
     "bench": bench,
     "residual": residual,

@@ -3,12 +3,11 @@
 The claims are in modules by their subject, imported here; a module of others is imported here too. `check` runs them.
 """
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 import zerosim
-from zerosim.errors import InputError
+from zerosim import words
 from zerosim.myths import mathematics, memory, parallelism, pruning, traffic
 from zerosim.myths.claims import CLAIMS, Claim, Verdict
 from zerosim.myths.lab import Lab
@@ -21,13 +20,7 @@ __all__ += ["memory", "parallelism", "picked", "pruning", "traffic"]
 
 def picked(names: Iterable[str]) -> list[Claim]:
     """Return the claims of these names, or all if there are none. Raises InputError for a name that is not known."""
-    names = list(dict.fromkeys(names))
-    for name in names:
-        if name not in CLAIMS:
-            close = difflib.get_close_matches(name, CLAIMS, 1)
-            hint = f"is {close[0]} meant?" if close else f"there are {', '.join(CLAIMS)}"
-            raise InputError(f"myths: there is no claim {name!r}; {hint}")
-    return [CLAIMS[name] for name in names] if names else list(CLAIMS.values())
+    return words.picked("myths", "claim", names, CLAIMS)
 
 
 def check(lab: Lab, *names: str) -> dict[str, Any]:

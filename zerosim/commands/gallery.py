@@ -1,0 +1,51 @@
+"""The command `gallery`: mistakes that people made, run beside the right program, and what finds them."""
+
+import argparse
+import json
+
+from zerosim import gallery
+from zerosim.commands.collectives.shared import checked_ranks
+from zerosim.commands.common import Commands, ProgressLine
+from zerosim.errors import InputError
+from zerosim.myths.lab import Lab
+from zerosim.transport import Transport
+
+RANKS = 4
+MOST = 16
+
+
+def add(commands: Commands) -> None:
+    """Describe the command and its flags."""
+    text = "run real bugs beside the right program: symptom, code, the test that catches it, lesson"
+    p = commands.add_parser("gallery", help=text, description=text, allow_abbrev=False)
+    p.set_defaults(run=run, parser=p)
+    p.add_argument("bugs", nargs="*", metavar="BUG", help="names of bugs, a page for each (default: a table of all)")
+    p.add_argument("--list", action="store_true", help="list the bugs by name, and run nothing")
+    p.add_argument("--ranks", type=int, default=RANKS, metavar="N", help=f"in-process ranks (default: {RANKS})")
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="for weights and batches (default: 0)")
+    p.add_argument("--json", action="store_true", help="print JSON on standard output, and nothing else there")
+
+
+def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
+    """Run the bugs and print a table of all of them, or a page for each that was named."""
+    bugs = gallery.chosen(*arguments.bugs)
+    if transport is not None and transport.size > 1:
+        raise InputError("gallery: bugs are run on ranks in one process; leave mpirun out, and say --ranks")
+    if arguments.list:
+        print(json.dumps(gallery.listing()) if arguments.json else gallery.format_bugs())
+        return
+    N = checked_ranks(arguments.ranks, MOST, least=2)
+    if arguments.seed < 0:
+        raise InputError(f"seed: {arguments.seed} must be 0 or more")
+    progress = ProgressLine()
+    try:
+        lab = Lab(N, arguments.seed, tell=progress.tell)
+        results = [gallery.run(bug.name, lab=lab) for bug in bugs]
+    finally:
+        progress.done()
+    if arguments.json:
+        print(json.dumps(gallery.report(results), allow_nan=False))
+    elif arguments.bugs:
+        print("\n\n".join(gallery.format_result(result) for result in results))
+    else:
+        print(gallery.format_gallery(results))

@@ -1,0 +1,279 @@
+"""The bugs, each a few changed lines. "Seen" says what was reported where; the lines are zerosim's, not theirs."""
+
+from zerosim import data
+from zerosim.collectives import ring
+from zerosim.comm import Comm
+from zerosim.gallery.bug import Bug
+from zerosim.optim import Optimizer
+from zerosim.rank import Rank
+from zerosim.stages import zero1, zero2
+
+_TO_ALL = """for vector in vectors:
+        every = np.zeros((self.size, vector.size), vector.dtype)
+        every[self.rank] = vector
+        with self.booked_as("{book}"):
+            self._run(self.algorithm, "all_gather", [every.reshape(-1)], self.size)
+        order = [(self.rank + s) % self.size for s in range({first}, {first} + self.size)]
+"""
+"""Everybody is sent every whole vector."""
+
+_ALL = (
+    Bug(
+        name="mean-twice",
+        title="The mean over the ranks is taken twice",
+        target=Rank.agree,
+        edits=(
+            (
+                "return loss, times * factor / scale",
+                "return loss, times * factor / scale / self.comm.size  # has the loss's 1/B not done that?",
+            ),
+        ),
+        symptom="The loss falls, only more slowly with SGD, as if the learning rate were N times too small. With "
+        "Adam, whose step does not depend on the gradient's scale, nothing is to be seen.",
+        instrument="one-rank",
+        lesson="Say in one place who divides by what, and compare with one rank, with SGD.",
+        seen="fairseq issue 494: DistributedDataParallel has averaged already, so whoever divides by all rows must "
+        "first undo that; a reader asks for a big fat warning in the manual",
+    ),
+    Bug(
+        name="mean-forgotten",
+        title="Gradients are summed over the ranks, and nobody divides by N",
+        target=Rank.loss,
+        edits=(("self.loss_scale.value / self.config.batch_size", "self.loss_scale.value / len(rows)"),),
+        symptom="The gradient grows with the number of ranks. A learning rate found on one rank is N times too large "
+        "on N; Adam hides it.",
+        instrument="gradient",
+        lesson="A mean over a rank's own rows is not yet a mean over the batch: its sum over ranks is N times that.",
+        seen="sparseml pull request 135 (merged): a loss multiplied by the world size made gradients that many times "
+        "too large, and the run unlike that of one process",
+    ),
+    Bug(
+        name="mean-of-means",
+        title="The mean of the ranks' means, where ranks have unequally many rows",
+        target=Rank.loss,
+        edits=(
+            (
+                "self.loss_scale.value / self.config.batch_size",
+                "self.loss_scale.value / (len(rows) * self.comm.size * self.config.grad_accum)",
+            ),
+        ),
+        symptom="The loss is a bit off, and only where the batch cannot be shared out evenly; a test with a batch "
+        "that N divides sees nothing.",
+        instrument="gradient",
+        lesson="Sum first and divide once, by what was summed: rows or tokens, those of padding not counted. And "
+        "test with a number that does not divide.",
+        seen="Transformers' gradient accumulation, huggingface.co/blog/gradient_accumulation and "
+        "unsloth.ai/blog/gradient, October 2024: means of micro-batches with unequally many tokens were averaged",
+    ),
+    Bug(
+        name="local-norm",
+        title="Each rank clips by the norm of its own slices",
+        target=Rank.agree,
+        edits=(("    if not alone:\n        squares = everyone\n", ""),),
+        symptom="The loss falls. A rank's norm is about 1 / sqrt(N) of the whole gradient's, so too little is "
+        "clipped, and by another factor on each rank: the gradient changes its direction.",
+        instrument="one-rank",
+        lesson="What is a slice's is not the whole's. Squares can be summed over the ranks, norms cannot.",
+        seen="PyTorch issue 72548, why FSDP has a clip_grad_norm_ of its own; again in AReaL issue 312 and SpecForge "
+        "pull request 663, where only the logged norm was the whole one",
+        settings={"clip_norm": 0.1},
+    ),
+    Bug(
+        name="clip-before-unscale",
+        title="The gradient is clipped before the loss scale is divided out",
+        target=Rank.agree,
+        edits=(("math.sqrt(squares) / scale + 1e-6", "math.sqrt(squares) + 1e-6"),),
+        symptom="The limit acts as one that is smaller by the loss scale, 65536 at first: every step is clipped, to "
+        "almost nothing. Adam's loss falls all the same; in fp32 all is right.",
+        instrument="gradient",
+        lesson="A threshold has a unit. Undo the scale first, and test in the precision that has one.",
+        seen="Pytorch-UNet pull request 470 (merged), after PyTorch's notes on mixed precision",
+        settings={"clip_norm": 5.0, "precision": "fp16"},
+    ),
+    Bug(
+        name="overflow-alone",
+        title="Each rank decides by itself whether a step overflowed",
+        target=Rank.agree,
+        edits=(("not math.isfinite(everyone)", "not math.isfinite(table[self.world.rank, 1])"),),
+        symptom="After the first step that only some ranks skip, ranks have different weights, steps and loss "
+        "scales. No message says so.",
+        instrument="ranks",
+        lesson="What changes the course of the program is agreed upon by all ranks, by a collective.",
+        seen="WeatherGenerator pull request 2718 (merged): a batch was skipped as one rank's loss said, and another "
+        "rank's NaN went into the all-reduce",
+        settings={"precision": "fp16"},
+        scale=8.0,
+    ),
+    Bug(
+        name="last-micro-step",
+        title="Of the micro-steps of a step, only the last one's gradient is kept",
+        target=zero2.reduce,
+        edits=(
+            (
+                "rank.accumulate(rank.gradients[bucket.shard], gradient[bucket.part])",
+                "rank.gradients[bucket.shard] = gradient[bucket.part]",
+            ),
+        ),
+        symptom="Training gets no better from more micro-steps, and the loss is noisier; memory and bytes are right.",
+        instrument="gradient",
+        lesson="Check the gradient with accumulation on. Here one stage is wrong, so another one tells as well.",
+        seen="open-instruct pull request 1498 (merged): at ZeRO-2 each backward counted as the last one, and reset "
+        "what had been accumulated; ZeRO-3 was not affected",
+        settings={"grad_accum": 2},
+    ),
+    Bug(
+        name="keeps-gradient",
+        title="Stage 2 keeps the full gradient, behind a view of a slice of it",
+        target=zero2.allocate,
+        edits=(('rank.zeros("gradients", layout.shard)', 'rank.zeros("gradients", layout.padded)[: layout.shard]'),),
+        symptom="Stage 2 needs as much memory as stage 1. Every number is right.",
+        instrument="held",
+        lesson="A view keeps all of its array alive. Count the bytes that are held, and not the shapes that are used.",
+        seen="DeepSpeed pull request 8032 (merged): at stage 3 a view kept the gathered, padded array after its "
+        "release; pull request 3306 (merged): at stage 2 a reference did, for good",
+    ),
+    Bug(
+        name="all-reduce-and-slice",
+        title="A reduce-scatter that is an all-reduce, of which each rank keeps its slice",
+        target=Comm.reduce_scatter,
+        edits=(('self._verb("reduce_scatter", vectors, out)', 'self._verb("all_reduce", vectors, out)'),),
+        symptom="Twice the bytes for gradients: stages 1 and 2 send 3 Psi and not 2. Not one bit is different.",
+        instrument="sent",
+        lesson="A collective that does too much is right all the same. Only the books see it.",
+        seen="llm.c pull request 421 (merged): the first ZeRO-1 there all-reduced gradients; DeepSpeed pull request "
+        "971 did so for a while; PyTorch pull request 118911 for Gloo",
+    ),
+    Bug(
+        name="whole-vector",
+        title="A ring reduce-scatter whose every message is the whole vector",
+        target=Comm.reduce_scatter,
+        edits=(
+            (
+                'self._verb("reduce_scatter", vectors, out)\n',
+                _TO_ALL.format(book="reduce_scatter", first=1)
+                + "        at = span(self.rank, 1, self.shares, vector.size)\n"
+                "        vector[at] = sum(every[source, at] for source in order)\n"
+                "        if out is not None:\n"
+                "            out[...] = vector[at]\n",
+            ),
+        ),
+        symptom="N times the bytes for gradients, so what a rank sends grows with the cluster. Not one bit is "
+        "different.",
+        instrument="sent",
+        lesson="A ring saves nothing by itself; that each message is 1/N of the vector does.",
+        seen="SimAI issue 74 (a question) has its like: a workload's size of an all-gather, meant for the whole, was "
+        "taken for each rank's part, N times too much",
+    ),
+    Bug(
+        name="cluster-and-rank",
+        title="All-reduce is counted for the cluster, reduce-scatter for a rank",
+        target=Comm._follow,
+        edits=(
+            (
+                "self.sent[book] += octets",
+                'self.sent[book] += octets * self.size if book == "all_reduce" else octets',
+            ),
+        ),
+        symptom="Stage 1 seems to send N times less than stage 0. The training is right, and so is every byte; the "
+        "claim that is made from the numbers is not.",
+        instrument="sent",
+        lesson="Compare like with like: bytes per rank, each way. What is booked as sent must have arrived somewhere.",
+        seen="torchcomms pull request 3312: a size per rank, of reduce-scatter, was compared where the total was "
+        "meant; SimAI issue 74, the same the other way",
+    ),
+    Bug(
+        name="wrong-owner",
+        title="After the reduce-scatter rank r has the sum of slice r + 1, and uses slice r",
+        target=ring.reduce_scatter,
+        edits=(
+            ("send=(rank - 1 - s) % N", "send=(rank - s) % N"),
+            ("recv=(rank - 2 - s) % N", "recv=(rank - 1 - s) % N"),
+        ),
+        symptom="Each slice is updated with one rank's own gradient, of its rows alone and N times too small. All "
+        "stages agree to the bit, all books are right, and the loss falls.",
+        instrument="proof",
+        lesson="Two algorithms must mean the same owner. Books and equal bits do not show it: a proof of who holds "
+        "whose contribution does, and one rank as a reference.",
+        seen="no report was found. It is plausible: a ring may as well begin with slice r, and then it ends with "
+        "slice r + 1 on rank r; MPI_Reduce_scatter_block gives rank r slice r",
+    ),
+    Bug(
+        name="rank-zero",
+        title="`if rank:` was to ask whether there is a rank; rank 0 is skipped",
+        target=Rank.update,
+        edits=(("    else:\n", "    elif self.comm.rank:\n"),),
+        symptom="Rank 0 never updates anything, so 1/N of the weights stay as they were drawn. The rest learns, and "
+        "the loss falls.",
+        instrument="ranks",
+        lesson="0 is a rank and is false: write `is not None`. On one rank nothing would be learnt, which is the "
+        "quickest test.",
+        seen="labml pull request 147 (merged) is titled: not considering rank 0 on distributed merge; its cause is not "
+        "told there",
+    ),
+    Bug(
+        name="gather-too-early",
+        title="Parameters are gathered before they are updated",
+        target=zero1.step,
+        edits=(
+            (
+                '    rank.phase("update")\n',
+                '    rank.comm.all_gather(*rank.buckets(rank.parameters))\n\n    rank.phase("update")\n',
+            ),
+            ("    rank.comm.all_gather(*rank.buckets(rank.parameters))\n    return", "    return"),
+        ),
+        symptom="Every rank works with the others' slices of one step before. As many bytes go in as many messages, "
+        "and the loss falls.",
+        instrument="bits",
+        lesson="Right books say that enough was sent, not that it was the right thing at the right time.",
+        seen="RamTorch issue 13 has the worse case: after a step the owners' new parameters never reach the others",
+    ),
+    Bug(
+        name="same-rows",
+        title="Every rank trains on the same rows",
+        target=data.share,
+        edits=(("return batch[rank::N]", "return batch[::N]"),),
+        symptom="N ranks learn what one would, N times over; the loss falls, on an N-th of the data.",
+        instrument="one-rank",
+        lesson="Ranks that agree about everything may agree about too much. Compare with one rank on the whole batch.",
+        seen="SVD_Xtend issue 75: the same seed on all processes, so the same rows; SimSiam issue 16: no "
+        "DistributedSampler",
+    ),
+    Bug(
+        name="own-order",
+        title="Each rank sums in an order that begins with its own part",
+        target=Comm.all_reduce,
+        edits=(
+            (
+                'self._verb("all_reduce", vectors)\n',
+                _TO_ALL.format(book="all_reduce", first=0)
+                + "        vector[:] = sum(every[source] for source in order)\n",
+            ),
+        ),
+        symptom="Weights differ between ranks in their last bits, and from step to step a little more. The loss is "
+        "the same to all the digits one prints.",
+        instrument="ranks",
+        lesson="Equal but for rounding is not equal: ranks that must stay alike need the same bits. An all-reduce sums "
+        "each slice in one place, and sends the sum.",
+        seen="PyTorch pull request 129501: ranks read their peers round robin, to balance the links, and summed in "
+        "that order",
+    ),
+    Bug(
+        name="step-per-shard",
+        title="Adam counts a step each time that it is called, once per shard's piece",
+        target=Optimizer.step,
+        edits=(
+            (
+                "    hyper = Hyper(",
+                "    self.t += 1\n    hyper = Hyper(",
+            ),
+        ),
+        symptom="Stages 1 and 2, which update bucket by bucket, have another bias correction than stages 0 and 3. "
+        "The loss falls; SGD has no step to count.",
+        instrument="bits",
+        lesson="What is elementwise may be cut, a counter may not. Compare stages, and with every optimizer.",
+        seen="DeepSpeed pull request 1823 (merged): stage 3 calls Adam for each sub-group, and one counter served all",
+    ),
+)
+
+BUGS: dict[str, Bug] = {bug.name: bug for bug in _ALL}
+"""All bugs by name, in the order in which they are shown."""
