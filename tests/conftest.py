@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[name] = "1"
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import zerosim
+from zerosim.__main__ import main
 
 MPIRUN = Path(sys.executable).parent / "mpirun"
 
@@ -57,6 +59,20 @@ def npz(tmp_path):
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys, tmp_path):
+    """Type a command in an empty folder; it runs within this process, and what it prints is returned as a process's."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        capsys.readouterr()
+        status = main([*map(str, words)])
+        printed = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=printed.out, stderr=printed.err)
+
+    return run
 
 
 def pytest_addoption(parser):

@@ -7,7 +7,6 @@ import warnings
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from conftest import run_zerosim
 from test_cli import assert_one_line
 
 from zerosim import formulas, myths
-from zerosim.__main__ import main
 from zerosim.errors import InputError
 from zerosim.myths.claims import either, settle, threshold
 from zerosim.pruning import Pruner
@@ -413,20 +411,6 @@ def test_report_and_table():
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"({name})" in text for name in myths.CLAIMS)
     assert "…" not in text
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys, tmp_path):
-    """Type a command in an empty folder; it runs within this process, and what it prints is returned as a process's."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        capsys.readouterr()
-        status = main([*map(str, words)])
-        printed = capsys.readouterr()
-        return SimpleNamespace(returncode=status, stdout=printed.out, stderr=printed.err)
-
-    return run
 
 
 def test_command(typed, tmp_path):

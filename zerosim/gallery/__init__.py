@@ -45,13 +45,17 @@ class Result:
 
     @property
     def caught_by(self) -> list[str]:
-        """The instruments whose promise the broken program does not keep, though the right one does."""
-        return [name for name, reading in self.broken.items() if self.right[name].holds and not reading.holds]
+        """The instruments that find the broken program out."""
+        return self.caught(self.broken)
 
     @property
     def fixed(self) -> bool:
-        """Whether all instruments say of the reader's fix what they say of the right program, number for number."""
-        return self.fix == self.right
+        """Whether the reader's fix keeps all promises that the right program keeps."""
+        return self.fix is not None and not self.caught(self.fix)
+
+    def caught(self, readings: Readings) -> list[str]:
+        """The instruments whose promise is not kept, though the right program keeps it."""
+        return [name for name, reading in readings.items() if self.right[name].holds and not reading.holds]
 
 
 def chosen(*names: str) -> list[Bug]:
@@ -77,7 +81,7 @@ def run(name: str, N: int = 4, seed: int = 0, fix: Function | str | None = None,
     (bug,) = chosen(name)
     lab = lab or Lab(N, seed)
     lab.tell(f"{name}: right")
-    right = lab.once(("right", str(bug.settings), bug.scale), lambda: _examine(bug, lab))
+    right = lab.once(("right", str(bug.settings), bug.data), lambda: _examine(bug, lab))
     lab.tell(f"{name}: broken")
     with broken(name):
         wrong = _examine(bug, lab)
@@ -89,7 +93,7 @@ def run(name: str, N: int = 4, seed: int = 0, fix: Function | str | None = None,
 
 
 def _examine(bug: Bug, lab: Lab) -> Readings:
-    experiment = Experiment(lab, bug.settings, bug.scale)
+    experiment = Experiment(lab, bug.settings, bug.data)
     return {name: instrument(experiment) for name, instrument in INSTRUMENTS.items()}
 
 
@@ -158,18 +162,17 @@ def format_gallery(results: list[Result], width: int = 80) -> str:
 
 
 def format_result(result: Result, width: int = 80) -> str:
-    """Return a bug on a page: what is changed, what the instruments say of both, the symptom, and the lesson."""
+    """Return a bug on a page: what is changed, what the instruments say, the symptom, and the lesson."""
     from zerosim.report import console_text, plain_table
 
     bug = result.bug
+    programs = {"right": result.right, "broken": result.broken, **({"yours": result.fix} if result.fix else {})}
     table = plain_table(2)
-    table.add_column("instrument", no_wrap=True)
-    table.add_column("right")
-    table.add_column("broken")
-    table.add_column("", no_wrap=True)
-    for name, reading in result.broken.items():
-        caught = "caught" if name in result.caught_by else ""
-        table.add_row(name, result.right[name].said, reading.said, caught)
+    for title in ("instrument", *programs):
+        table.add_column(title, no_wrap=title == "instrument")
+    for name in INSTRUMENTS:
+        cells = [("CAUGHT: " * (name in result.caught(own))) + own[name].said for own in programs.values()]
+        table.add_row(name, cells[0], *("the same" if cell == cells[0] else cell for cell in cells[1:]))
     settings = ", ".join(f"{key} {value}" for key, value in bug.settings.items())
     heading = f"{bug.title} ({bug.name})."
     where = f"{result.N} ranks in one process, seed {result.seed}{', ' if settings else ''}{settings}; {bug.place}:"

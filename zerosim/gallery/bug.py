@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
+from zerosim.data import Dataset
+
 Function = Callable[..., Any]
 
 
@@ -35,8 +37,8 @@ class Bug:
     """Where the mistake was reported; or that no report was found, and why it is plausible."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the training in which it shows, as `zerosim.Config` takes them."""
-    scale: float = 1.0
-    """What the inputs are multiplied by, so that gradients overflow."""
+    data: Callable[[Dataset], Dataset] | None = None
+    """What makes of the built-in digits the data in which it shows; None: they are taken as they are."""
 
     @property
     def place(self) -> str:

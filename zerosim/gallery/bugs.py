@@ -1,5 +1,7 @@
 """The bugs, each a few changed lines. "Seen" says what was reported where; the lines are zerosim's, not theirs."""
 
+import numpy as np
+
 from zerosim import data
 from zerosim.collectives import ring
 from zerosim.comm import Comm
@@ -7,6 +9,14 @@ from zerosim.gallery.bug import Bug
 from zerosim.optim import Optimizer
 from zerosim.rank import Rank
 from zerosim.stages import zero1, zero2
+
+
+def _one_large_target(digits: data.Dataset) -> data.Dataset:
+    """To which class a digit belongs, as numbers, and 30 in the last one: its weights' gradients overflow first."""
+    y = np.eye(digits.outputs)[digits.y]
+    y[:, -1] = 30
+    return data.make_dataset("digits, one large target", digits.x, y)
+
 
 _TO_ALL = """for vector in vectors:
         every = np.zeros((self.size, vector.size), vector.dtype)
@@ -32,8 +42,8 @@ _ALL = (
         "Adam, whose step does not depend on the gradient's scale, nothing is to be seen.",
         instrument="one-rank",
         lesson="Say in one place who divides by what, and compare with one rank, with SGD.",
-        seen="fairseq issue 494: DistributedDataParallel has averaged already, so whoever divides by all rows must "
-        "first undo that; a reader asks for a big fat warning in the manual",
+        seen="github.com/facebookresearch/fairseq/issues/494: DistributedDataParallel has averaged already, so "
+        "whoever divides by all rows must first undo that; a reader asks for a big warning in the manual",
     ),
     Bug(
         name="mean-forgotten",
@@ -44,8 +54,8 @@ _ALL = (
         "on N; Adam hides it.",
         instrument="gradient",
         lesson="A mean over a rank's own rows is not yet a mean over the batch: its sum over ranks is N times that.",
-        seen="sparseml pull request 135 (merged): a loss multiplied by the world size made gradients that many times "
-        "too large, and the run unlike that of one process",
+        seen="github.com/neuralmagic/sparseml/pull/135 (merged): a loss multiplied by the world size made "
+        "gradients that many times too large, and the run unlike that of one process",
     ),
     Bug(
         name="mean-of-means",
@@ -62,8 +72,8 @@ _ALL = (
         instrument="gradient",
         lesson="Sum first and divide once, by what was summed: rows or tokens, those of padding not counted. And "
         "test with a number that does not divide.",
-        seen="Transformers' gradient accumulation, huggingface.co/blog/gradient_accumulation and "
-        "unsloth.ai/blog/gradient, October 2024: means of micro-batches with unequally many tokens were averaged",
+        seen="huggingface.co/blog/gradient_accumulation and unsloth.ai/blog/gradient, October 2024: "
+        "Transformers averaged the means of micro-batches with unequally many tokens",
     ),
     Bug(
         name="local-norm",
@@ -74,8 +84,9 @@ _ALL = (
         "clipped, and by another factor on each rank: the gradient changes its direction.",
         instrument="one-rank",
         lesson="What is a slice's is not the whole's. Squares can be summed over the ranks, norms cannot.",
-        seen="PyTorch issue 72548, why FSDP has a clip_grad_norm_ of its own; again in AReaL issue 312 and SpecForge "
-        "pull request 663, where only the logged norm was the whole one",
+        seen="github.com/pytorch/pytorch/issues/72548, why FSDP has a clip_grad_norm_ of its own; again in "
+        "github.com/areal-project/AReaL/issues/312, and in github.com/sgl-project/SpecForge/pull/663, "
+        "where only the norm that was logged was the whole one",
         settings={"clip_norm": 0.1},
     ),
     Bug(
@@ -87,7 +98,7 @@ _ALL = (
         "almost nothing. Adam's loss falls all the same; in fp32 all is right.",
         instrument="gradient",
         lesson="A threshold has a unit. Undo the scale first, and test in the precision that has one.",
-        seen="Pytorch-UNet pull request 470 (merged), after PyTorch's notes on mixed precision",
+        seen="github.com/milesial/Pytorch-UNet/pull/470 (merged), which refers to PyTorch's guide to mixed precision",
         settings={"clip_norm": 5.0, "precision": "fp16"},
     ),
     Bug(
@@ -96,13 +107,13 @@ _ALL = (
         target=Rank.agree,
         edits=(("not math.isfinite(everyone)", "not math.isfinite(table[self.world.rank, 1])"),),
         symptom="After the first step that only some ranks skip, ranks have different weights, steps and loss "
-        "scales. No message says so.",
+        "scales; at stage 0 those that take the step take the infinite gradient too. No message says so.",
         instrument="ranks",
         lesson="What changes the course of the program is agreed upon by all ranks, by a collective.",
-        seen="WeatherGenerator pull request 2718 (merged): a batch was skipped as one rank's loss said, and another "
-        "rank's NaN went into the all-reduce",
-        settings={"precision": "fp16"},
-        scale=8.0,
+        seen="github.com/ecmwf/WeatherGenerator/pull/2718 (merged) has its like: rank 0's loss alone decided "
+        "whether to skip, and another rank's NaN went into the all-reduce",
+        settings={"precision": "fp16", "hidden": ()},
+        data=_one_large_target,
     ),
     Bug(
         name="last-micro-step",
@@ -117,8 +128,8 @@ _ALL = (
         symptom="Training gets no better from more micro-steps, and the loss is noisier; memory and bytes are right.",
         instrument="gradient",
         lesson="Check the gradient with accumulation on. Here one stage is wrong, so another one tells as well.",
-        seen="open-instruct pull request 1498 (merged): at ZeRO-2 each backward counted as the last one, and reset "
-        "what had been accumulated; ZeRO-3 was not affected",
+        seen="github.com/allenai/open-instruct/pull/1498 (merged): at ZeRO-2 each backward counted as the last "
+        "one, and reset what had been accumulated; ZeRO-3 was not affected",
         settings={"grad_accum": 2},
     ),
     Bug(
@@ -129,8 +140,9 @@ _ALL = (
         symptom="Stage 2 needs as much memory as stage 1. Every number is right.",
         instrument="held",
         lesson="A view keeps all of its array alive. Count the bytes that are held, and not the shapes that are used.",
-        seen="DeepSpeed pull request 8032 (merged): at stage 3 a view kept the gathered, padded array after its "
-        "release; pull request 3306 (merged): at stage 2 a reference did, for good",
+        seen="github.com/deepspeedai/DeepSpeed/pull/8032 (merged): at stage 3 a view kept the gathered, padded "
+        "array after its release; github.com/deepspeedai/DeepSpeed/pull/3306 (merged): at stage 2 a "
+        "reference did, for good",
     ),
     Bug(
         name="all-reduce-and-slice",
@@ -140,8 +152,9 @@ _ALL = (
         symptom="Twice the bytes for gradients: stages 1 and 2 send 3 Psi and not 2. Not one bit is different.",
         instrument="sent",
         lesson="A collective that does too much is right all the same. Only the books see it.",
-        seen="llm.c pull request 421 (merged): the first ZeRO-1 there all-reduced gradients; DeepSpeed pull request "
-        "971 did so for a while; PyTorch pull request 118911 for Gloo",
+        seen="github.com/karpathy/llm.c/pull/421 (merged): the first ZeRO-1 there all-reduced gradients; "
+        "github.com/deepspeedai/DeepSpeed/pull/971 (merged) did so on purpose, for a while; "
+        "github.com/pytorch/pytorch/pull/118911 for Gloo",
     ),
     Bug(
         name="whole-vector",
@@ -161,8 +174,8 @@ _ALL = (
         "different.",
         instrument="sent",
         lesson="A ring saves nothing by itself; that each message is 1/N of the vector does.",
-        seen="SimAI issue 74 (a question) has its like: a workload's size of an all-gather, meant for the whole, was "
-        "taken for each rank's part, N times too much",
+        seen="github.com/aliyun/SimAI/issues/74 (a question) has its like: the size of an all-gather, meant "
+        "for the whole, was taken for each rank's part, N times too much",
     ),
     Bug(
         name="cluster-and-rank",
@@ -178,8 +191,8 @@ _ALL = (
         "claim that is made from the numbers is not.",
         instrument="sent",
         lesson="Compare like with like: bytes per rank, each way. What is booked as sent must have arrived somewhere.",
-        seen="torchcomms pull request 3312: a size per rank, of reduce-scatter, was compared where the total was "
-        "meant; SimAI issue 74, the same the other way",
+        seen="github.com/meta-pytorch/torchcomms/pull/3312: a size per rank, of reduce-scatter, stood where "
+        "the total was meant",
     ),
     Bug(
         name="wrong-owner",
@@ -207,8 +220,8 @@ _ALL = (
         instrument="ranks",
         lesson="0 is a rank and is false: write `is not None`. On one rank nothing would be learnt, which is the "
         "quickest test.",
-        seen="labml pull request 147 (merged) is titled: not considering rank 0 on distributed merge; its cause is not "
-        "told there",
+        seen="github.com/labmlai/labml/pull/147 (merged) is titled: not considering rank 0 on distributed "
+        "merge; its cause is not told there",
     ),
     Bug(
         name="gather-too-early",
@@ -225,7 +238,8 @@ _ALL = (
         "and the loss falls.",
         instrument="bits",
         lesson="Right books say that enough was sent, not that it was the right thing at the right time.",
-        seen="RamTorch issue 13 has the worse case: after a step the owners' new parameters never reach the others",
+        seen="github.com/lodestone-rock/RamTorch/issues/13 has the worse case: after a step the owners' new "
+        "parameters never reach the others",
     ),
     Bug(
         name="same-rows",
@@ -235,8 +249,8 @@ _ALL = (
         symptom="N ranks learn what one would, N times over; the loss falls, on an N-th of the data.",
         instrument="one-rank",
         lesson="Ranks that agree about everything may agree about too much. Compare with one rank on the whole batch.",
-        seen="SVD_Xtend issue 75: the same seed on all processes, so the same rows; SimSiam issue 16: no "
-        "DistributedSampler",
+        seen="github.com/pixeli99/SVD_Xtend/issues/75: the same seed on all processes, so the same rows; "
+        "github.com/PatrickHua/SimSiam/issues/16: no DistributedSampler",
     ),
     Bug(
         name="own-order",
@@ -249,13 +263,13 @@ _ALL = (
                 + "        vector[:] = sum(every[source] for source in order)\n",
             ),
         ),
-        symptom="Weights differ between ranks in their last bits, and from step to step a little more. The loss is "
-        "the same to all the digits one prints.",
+        symptom="From 3 ranks on, weights differ between ranks in their last bits, and from step to step a little "
+        "more. The loss is the same to all the digits one prints. Two ranks hide it, for a + b is b + a.",
         instrument="ranks",
         lesson="Equal but for rounding is not equal: ranks that must stay alike need the same bits. An all-reduce sums "
         "each slice in one place, and sends the sum.",
-        seen="PyTorch pull request 129501: ranks read their peers round robin, to balance the links, and summed in "
-        "that order",
+        seen="github.com/pytorch/pytorch/pull/129501: ranks read their peers round robin, to balance the "
+        "links, and summed in that order",
     ),
     Bug(
         name="step-per-shard",
@@ -271,7 +285,8 @@ _ALL = (
         "The loss falls; SGD has no step to count.",
         instrument="bits",
         lesson="What is elementwise may be cut, a counter may not. Compare stages, and with every optimizer.",
-        seen="DeepSpeed pull request 1823 (merged): stage 3 calls Adam for each sub-group, and one counter served all",
+        seen="github.com/deepspeedai/DeepSpeed/pull/1823 (merged): stage 3 calls Adam for each sub-group, and "
+        "one counter served all",
     ),
 )
 

@@ -1,0 +1,260 @@
+"""The gallery: each bug is caught by its instrument, for several N and seeds, and by no other than is said here."""
+
+import ast
+import json
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from conftest import run_zerosim
+from test_cli import assert_one_line
+
+import zerosim
+from zerosim import gallery
+from zerosim.errors import Failed, InputError
+from zerosim.gallery import BUGS, INSTRUMENTS, NAIVE, instruments
+from zerosim.myths.lab import Lab
+
+WORLDS = [(2, 5), (3, 1), (4, 0)]
+
+EXPECTED = {
+    "mean-twice": "one-rank gradient",
+    "mean-forgotten": "one-rank gradient",
+    "mean-of-means": "one-rank gradient",
+    "local-norm": "bits ranks one-rank",
+    "clip-before-unscale": "gradient",
+    "overflow-alone": "bits ranks gradient",
+    "last-micro-step": "bits one-rank gradient",
+    "keeps-gradient": "held",
+    "all-reduce-and-slice": "sent",
+    "whole-vector": "sent",
+    "cluster-and-rank": "sent",
+    "wrong-owner": "one-rank gradient proof",
+    "rank-zero": "bits ranks one-rank gradient",
+    "gather-too-early": "bits ranks one-rank",
+    "same-rows": "one-rank gradient",
+    "own-order": "bits ranks sent",
+    "step-per-shard": "bits",
+}
+"""By bug: the instruments that catch it, the loss apart."""
+
+
+@cache
+def lab(N, seed):
+    return Lab(N, seed)
+
+
+@cache
+def found(name, N=4, seed=0):
+    return gallery.run(name, lab=lab(N, seed))
+
+
+def test_every_bug_is_here():
+    assert list(BUGS) == list(EXPECTED)
+    assert {bug.instrument for bug in BUGS.values()} == INSTRUMENTS.keys() - {NAIVE}
+
+
+@pytest.mark.parametrize("name", BUGS)
+@pytest.mark.parametrize(("N", "seed"), WORLDS)
+def test_a_bug_is_caught_by_its_instruments(name, N, seed):
+    result = found(name, N, seed)
+    assert [instrument for instrument, reading in result.right.items() if not reading.holds] == []
+    caught = [instrument for instrument in result.caught_by if instrument != NAIVE]
+    if (name, N) == ("own-order", 2):
+        assert result.broken == result.right, "a + b is b + a"
+    else:
+        assert caught == EXPECTED[name].split()
+        assert BUGS[name].instrument in caught
+
+
+def test_the_loss_falls_all_the_same():
+    assert [name for name in BUGS if NAIVE in found(name).caught_by] == ["overflow-alone"]
+    assert found("overflow-alone").broken["loss"].numbers["first_and_last"]["0"][1] is None, "NaN at stage 0"
+    for name in ("all-reduce-and-slice", "whole-vector", "keeps-gradient", "cluster-and-rank"):
+        for instrument in ("loss", "bits", "one-rank", "gradient"):
+            assert found(name).broken[instrument] == found(name).right[instrument], "not one bit is different"
+
+
+# the symptoms, as numbers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("N", "seed"), WORLDS)
+def test_how_many_bytes_too_many(N, seed):
+    def sent(name, stage, verb):
+        numbers = found(name, N, seed).broken["sent"].numbers
+        return {rank[verb] / numbers["steps"] for rank in numbers["counted"][str(stage)]}, numbers["formula"][stage]
+
+    counted, formula = sent("whole-vector", 1, "reduce_scatter")
+    assert counted == {N * formula["reduce_scatter"]}
+    counted, formula = sent("all-reduce-and-slice", 1, "all_reduce")
+    assert counted == {2 * formula["reduce_scatter"]}
+    counted, formula = sent("cluster-and-rank", 0, "all_reduce")
+    assert counted == {N * formula["all_reduce"]}
+    numbers = found("cluster-and-rank", N, seed).broken["sent"].numbers
+    assert numbers["booked"] > numbers["arrived"], "what is booked has not arrived: the count is wrong, not the program"
+    numbers = found("whole-vector", N, seed).broken["sent"].numbers
+    assert numbers["booked"] == numbers["arrived"]
+
+
+@pytest.mark.parametrize(("N", "seed"), WORLDS)
+def test_how_large_a_gradient(N, seed):
+    off = {name: found(name, N, seed).broken["gradient"].numbers["off"] for name in BUGS}
+    assert off["mean-twice"] == pytest.approx(1 - 1 / N, rel=1e-3)
+    assert off["mean-forgotten"] == pytest.approx(N - 1, rel=0.1)
+    assert 1e-3 < off["mean-of-means"] < 0.1
+    assert off["clip-before-unscale"] == pytest.approx(1, rel=0.01), "almost nothing is left"
+
+
+def test_how_many_bytes_are_held():
+    counted = found("keeps-gradient").broken["held"].numbers["counted"]
+    for one, two in zip(counted["1"], counted["2"], strict=True):
+        assert one == two, "stage 2 holds what stage 1 holds"
+
+
+def test_a_part_of_the_weights_is_never_updated():
+    with gallery.broken("rank-zero"):
+        seen = instruments.Experiment(lab(4, 0), {}).seen[1]
+    for rank, own in enumerate(seen):
+        moved = any((a != b).any() for a, b in zip(own.before, own.after, strict=True))
+        assert moved == (rank > 0)
+
+
+# the mechanism -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_is_small_and_leaves_no_trace(name):
+    bug = BUGS[name]
+    code, right = bug.target.__code__, bug.right
+    ast.parse(bug.wrong)
+    assert 1 <= sum(line.startswith(("+", "-")) for line in bug.diff()) <= 11
+    assert all(line == "" or line[0] in "+- @" for line in bug.diff())
+    with pytest.raises(KeyError, match="on the way"), gallery.broken(name):
+        assert bug.target.__code__ is not code
+        raise KeyError("on the way")
+    assert bug.target.__code__ is code
+    assert bug.right == right
+
+
+def test_a_bug_whose_lines_have_changed_says_so():
+    bug = replace(BUGS["same-rows"], edits=(("return rows", "return nothing"),))
+    with pytest.raises(ValueError, match="same-rows: zerosim.data.share has 'return rows' 0 times, not once"):
+        _ = bug.wrong
+
+
+def test_a_fix_is_judged():
+    bug = BUGS["mean-forgotten"]
+    result = gallery.run(bug.name, lab=lab(3, 1), fix=bug.right)
+    assert result.fixed
+    assert result.fix == result.right
+    result = gallery.run(bug.name, lab=lab(3, 1), fix=bug.wrong.replace("len(rows)", "(len(rows) * self.comm.size)"))
+    assert not result.fixed
+    assert result.caught(result.fix) == ["one-rank", "gradient"], "that is the mean of means"
+    assert "yours" in gallery.format_result(result)
+    assert not found(bug.name).fixed
+
+
+def share(batch, rank, N):
+    """As `zerosim.data.share`, in a reader's own words."""
+    chosen = np.arange(rank, len(batch), N)
+    return batch[chosen]
+
+
+def test_a_fix_may_be_a_function():
+    result = gallery.run("same-rows", lab=lab(3, 1), fix=share)
+    assert result.fixed
+    assert result.fix == result.right
+
+
+@pytest.mark.parametrize(
+    ("fix", "said"),
+    [
+        ("def other(batch, rank, N):\n    return batch", "must define a function share"),
+        ("def share(batch):\n    return batch", r"arguments \(batch: .*, rank: int, N: int\)"),
+    ],
+)
+def test_a_fix_of_something_else(fix, said):
+    with pytest.raises(ValueError, match=said):
+        gallery.run("same-rows", lab=lab(3, 1), fix=fix)
+
+
+def test_ranks_that_wait_for_ever_are_woken(monkeypatch):
+    monkeypatch.setattr(instruments, "PATIENCE", 0.2)
+
+    def run(comm):
+        return instruments._in_time(comm, lambda: comm.recv(np.zeros(1), 0) if comm.rank else "done")
+
+    assert zerosim.run_threads(2, run) == ["done", None]
+    monkeypatch.setattr(instruments, "_see", lambda lab, comm, *more: comm.recv(np.zeros(1), 0))
+    with pytest.raises(Failed, match="for ever"):
+        instruments.Experiment(lab(2, 5), {})
+
+
+# the command ---------------------------------------------------------------------------------------------------------
+
+
+def test_table():
+    text = gallery.format_gallery([found(name) for name in BUGS])
+    assert max(map(len, text.splitlines())) <= 80
+    assert "The loss falls all the same in 16 of 17." in text
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split() and line.split()[0] in BUGS}
+    for name, marks in rows.items():
+        caught = [instrument for instrument, mark in zip(INSTRUMENTS, marks, strict=True) if mark == "x"]
+        assert caught == found(name).caught_by
+    assert rows.keys() == BUGS.keys()
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_page(name):
+    text, bug = gallery.format_result(found(name)), BUGS[name]
+    words = " ".join(text.split())
+    assert all(line in text for line in bug.diff())
+    assert all(" ".join(part.split()) in words for part in (bug.title, bug.symptom, bug.lesson))
+    assert text.count("CAUGHT: ") == len(found(name).caught_by)
+    assert max(len(line) for line in text.splitlines() if line not in bug.diff()) <= 80
+    assert "…" not in text
+
+
+def test_command(typed):
+    done = typed("gallery", "same-rows", "keeps-gradient", "--ranks", 3, "--seed", 1, "--json")
+    assert json.loads(done.stdout)["bugs"] == json.loads(
+        json.dumps(gallery.report([found("same-rows", 3, 1), found("keeps-gradient", 3, 1)])["bugs"])
+    )
+    done = typed("gallery", "same-rows")
+    assert done.stdout == gallery.format_result(found("same-rows")) + "\n"
+    assert "same-rows: broken" in done.stderr or "same-rows: right" in done.stderr
+    done = typed("gallery", "--list")
+    assert all(name in done.stdout for name in BUGS)
+    listed = json.loads(typed("gallery", "--list", "--json").stdout)["bugs"]
+    assert [each["name"] for each in listed] == list(BUGS)
+
+
+def test_everything_is_json():
+    report = gallery.report([found(name) for name in BUGS])
+    assert json.loads(json.dumps(report, allow_nan=False))["bugs"][0]["caught_by"] == ["one-rank", "gradient"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mean-twcie"], ["'mean-twcie'", "is mean-twice meant"]),
+        (["nothing-like-it"], ["there is no bug", "whole-vector"]),
+        (["--ranks", 1], ["1 must be 2 to 16"]),
+        (["--ranks", 17], ["17 must be 2 to 16"]),
+        (["--seed", -1], ["seed", "0 or more"]),
+    ],
+)
+def test_bad_input(words, said, typed):
+    assert_one_line(typed("gallery", *words), said)
+
+
+def test_not_under_mpi(tmp_path):
+    assert_one_line(run_zerosim(2, "gallery", "mean-twice", cwd=tmp_path), ["leave mpirun out"])
+
+
+def test_from_python():
+    with pytest.raises(InputError, match="is same-rows meant"):
+        gallery.run("same-row")
+    with pytest.raises(InputError, match="no bug"), gallery.broken("none"):
+        pass
