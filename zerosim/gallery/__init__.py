@@ -75,7 +75,7 @@ def run(name: str, N: int = 4, seed: int = 0, fix: Function | str | None = None,
     """Run a bug's training on N in-process ranks (2 or more), right and broken, under all instruments.
 
     `fix` is a reader's function, or its source, to be tried in place of the broken one. With a `lab`, its ranks and
-    its seed count, and what it has seen of the right program is not run again. Raises InputError for a name that is
+    its seed count, and what it has seen is not run again. Raises InputError for a name that is
     not known.
     """
     (bug,) = chosen(name)
@@ -84,7 +84,7 @@ def run(name: str, N: int = 4, seed: int = 0, fix: Function | str | None = None,
     right = lab.once(("right", str(bug.settings), bug.data), lambda: _examine(bug, lab))
     lab.tell(f"{name}: broken")
     with broken(name):
-        wrong = _examine(bug, lab)
+        wrong = lab.once(("broken", name), lambda: _examine(bug, lab))
     mine = None
     if fix is not None:
         with swapped(bug.target, fix):

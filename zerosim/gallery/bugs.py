@@ -23,7 +23,7 @@ _TO_ALL = """for vector in vectors:
         every[self.rank] = vector
         with self.booked_as("{book}"):
             self._run(self.algorithm, "all_gather", [every.reshape(-1)], self.size)
-        order = [(self.rank + s) % self.size for s in range({first}, {first} + self.size)]
+        order = [(self.rank + s) % self.size for s in range({those})]
 """
 """Everybody is sent every whole vector."""
 
@@ -35,7 +35,7 @@ _ALL = (
         edits=(
             (
                 "return loss, times * factor / scale",
-                "return loss, times * factor / scale / self.comm.size  # has the loss's 1/B not done that?",
+                "return loss, times * factor / scale / self.comm.size  # the mean over the ranks",
             ),
         ),
         symptom="The loss falls, only more slowly with SGD, as if the learning rate were N times too small. With "
@@ -163,7 +163,7 @@ _ALL = (
         edits=(
             (
                 'self._verb("reduce_scatter", vectors, out)\n',
-                _TO_ALL.format(book="reduce_scatter", first=1)
+                _TO_ALL.format(book="reduce_scatter", those="1, self.size + 1")
                 + "        at = span(self.rank, 1, self.shares, vector.size)\n"
                 "        vector[at] = sum(every[source, at] for source in order)\n"
                 "        if out is not None:\n"
@@ -259,12 +259,12 @@ _ALL = (
         edits=(
             (
                 'self._verb("all_reduce", vectors)\n',
-                _TO_ALL.format(book="all_reduce", first=0)
+                _TO_ALL.format(book="all_reduce", those="self.size")
                 + "        vector[:] = sum(every[source] for source in order)\n",
             ),
         ),
         symptom="From 3 ranks on, weights differ between ranks in their last bits, and from step to step a little "
-        "more. The loss is the same to all the digits one prints. Two ranks hide it, for a + b is b + a.",
+        "more. The loss is the same in all the digits one prints. Two ranks hide it, for a + b is b + a.",
         instrument="ranks",
         lesson="Equal but for rounding is not equal: ranks that must stay alike need the same bits. An all-reduce sums "
         "each slice in one place, and sends the sum.",
