@@ -267,7 +267,8 @@ def test_the_readme_tells_the_truth():
     (code,) = re.findall(r"```python\n(.*?)```", readme.partition("\n## ")[0], re.S)
     names = {}
     exec(code, names)
-    assert f"{names["'"result"'"].fixed} {names["'"result"'"].caught(names["'"result"'"].fix)}:" in code
+    result = names["result"]
+    assert f"# {result.fixed} {result.caught(result.fix)}:" in code
 
 
 def test_from_python():
