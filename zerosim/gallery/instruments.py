@@ -242,16 +242,19 @@ def sent(e: Experiment) -> Reading:
 
 
 def _book(counted: list[list[dict[str, int]]], formula: list[dict[str, int]], steps: int) -> Reading:
-    """Counted beside the formula's bytes: the first that differ, or the totals of the fullest rank at each stage."""
+    """Counted beside the formula's bytes: where they first differ, or the totals of the fullest rank at each stage."""
     numbers = {"counted": {str(s): ranks for s, ranks in enumerate(counted)}, "formula": formula, "steps": steps}
     for stage, ranks in enumerate(counted):
         for rank, own in enumerate(ranks):
-            for what, expected in formula[stage].items():
-                if own[what] != steps * expected:
-                    n = own[what] / steps
-                    times = f", {n / expected:.4g} times" if expected else ""
-                    said = f"{what} at stage {stage}, rank {rank}: {n:,.0f} B, formula {expected:,}{times}"
-                    return Reading(False, said, numbers)
+            excess = {what: own[what] / steps - expected for what, expected in formula[stage].items()}
+            if any(excess.values()):
+                what = max(excess, key=lambda what: excess[what])
+                n, expected = own[what] / steps, formula[stage][what]
+                times = f", {n / expected:.4g} times" if expected else ""
+                said = f"{what} at stage {stage}, rank {rank}: {n:,.0f} B, formula {expected:,}{times}"
+                whole, by_formula = sum(own.values()) / steps, sum(formula[stage].values())
+                more = f"; in all {whole:,.0f}, formula {by_formula:,}" if (n, expected) != (whole, by_formula) else ""
+                return Reading(False, said + more, numbers)
     totals = " ".join(f"{sum(own.values()):,}" for own in formula)
     return Reading(True, f"by stage: {totals} B, as the formula", numbers)
 
