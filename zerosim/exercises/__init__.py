@@ -3,6 +3,12 @@
 Each returns a `Verdict`, which shows itself at the end of a cell; the solutions are not here.
 """
 
+from zerosim.exercises.memory import check_activations, check_bytes_per_parameter, check_memory_at_rest
 from zerosim.exercises.verdict import Verdict
 
-__all__ = ["Verdict"]
+__all__ = [
+    "Verdict",
+    "check_activations",
+    "check_bytes_per_parameter",
+    "check_memory_at_rest",
+]

@@ -1,0 +1,72 @@
+"""Numbers that a solution predicts: in which case one differs, by what factor, and which mistake it is known by."""
+
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zerosim.exercises.verdict import Wrong, in_time
+
+
+class Case(NamedTuple):
+    """What a solution is asked, what is right, and what known mistakes would make of it."""
+
+    name: str
+    """As a message says it: "stage 2 on 3 ranks"."""
+    args: tuple[Any, ...]
+    right: Any
+    """A number; or None, if there is none and the solution must say so."""
+    mistakes: Mapping[str, Any]
+    """By the sentence that explains it."""
+
+
+def expect(function: Callable[..., Any], cases: Sequence[Case], unit: str = "bytes", within: float = 0) -> None:
+    """Raise Wrong for the first case that a solution gets wrong; `within` is how far from right is right too.
+
+    Where several mistakes would explain that case, the one that explains the most of the other wrong ones is named;
+    among equals, the first.
+    """
+    said = in_time(lambda: [_number(function(*case.args), case) for case in cases])
+    wrong = [(case, got) for case, got in zip(cases, said, strict=True) if not _same(got, case.right, within)]
+    if not wrong:
+        return
+    case, got = wrong[0]
+    known = [why for why, value in case.mistakes.items() if _same(got, value, within)]
+    explained = {why: sum(_same(g, c.mistakes.get(why, math.nan), within) for c, g in wrong) for why in known}
+    why = max(known, key=lambda each: explained[each], default="")
+    raise Wrong(f"{case.name}: {_beside(got, case.right, unit)}" + (f". {why}" if why else ""))
+
+
+def _number(value: Any, case: Case) -> float | int | None:
+    if value is None and case.right is None:
+        return None
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        said = "nothing (None)" if value is None else f"{value!r:.60}"
+        raise Wrong(f"{case.name}: it returns {said}, and must return a number")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _same(a: float | None, b: float | None, within: float) -> bool:
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=within)
+
+
+def _beside(got: float | None, right: float | None, unit: str) -> str:
+    """Both numbers, and the factor between them where there is one."""
+    if right is None:
+        return f"you say {_text(got)} {unit}, and no number is right: return None"
+    if got is None:
+        return f"you say None, and it is {_text(right)} {unit}"
+    times = f", {got / right:.4g} times as much" if right and math.isfinite(got) else ""
+    return f"you say {_text(got)} {unit}, and it is {_text(right)}{times}"
+
+
+def _text(value: float | None) -> str:
+    if value is None:
+        return "None"
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.2f}"
