@@ -38,9 +38,9 @@ def check_bytes_per_parameter(function: Callable[[str, str], Any]) -> str:
     Each combination is trained, and the bytes that the ledger holds are divided by the parameters.
     """
     wanted(function, "precision", "optimizer")
-    cases = [_per_parameter(p, o) for p in ("fp16", "bf16", "fp32") for o in ("adam", "sgd", "momentum", "adamw")]
-    expect(function, cases, "bytes per parameter")
-    return f"{len(cases)} combinations of precision and optimizer, each trained; the ledger holds as much"
+    cases = (_per_parameter(p, o) for p in ("fp16", "bf16", "fp32") for o in ("adam", "sgd", "momentum", "adamw"))
+    tried = expect(function, cases, "bytes per parameter")
+    return f"{tried} combinations of precision and optimizer, each trained; the ledger holds as much"
 
 
 def _per_parameter(precision: str, optimizer: str) -> Case:
@@ -78,9 +78,10 @@ def check_memory_at_rest(function: Callable[[int, list[int], int], Any]) -> str:
     Each case is trained, and the number must be what the ledger of the fullest rank holds after the last step.
     """
     wanted(function, "stage", "sizes", "N")
-    cases = [_at_rest(stage, widths(hidden), N) for hidden in HIDDEN for N in RANKS for stage in range(4)]
-    expect(function, cases)
-    return f"{len(cases)} cases, {RANKS[0]} to {RANKS[-1]} ranks: what each rank's ledger holds, to the byte"
+    cases = (_at_rest(stage, widths(hidden), N) for hidden in HIDDEN for N in RANKS for stage in range(4))
+    return (
+        f"{expect(function, cases)} cases, {RANKS[0]} to {RANKS[-1]} ranks: what each rank's ledger holds, to the byte"
+    )
 
 
 def _at_rest(stage: int, L: tuple[int, ...], N: int) -> Case:
@@ -125,9 +126,8 @@ def check_activations(function: Callable[[tuple[int, ...], int, int], Any]) -> s
     `widths` are the layers' with the inputs first, B the rows of a step over all N ranks. Each case is trained.
     """
     wanted(function, "widths", "B", "N")
-    cases = [_activations(widths(hidden), B, N) for hidden in HIDDEN for N in (1, 2, 4, 7) for B in (28, 30)]
-    expect(function, cases)
-    return f"{len(cases)} cases: the most that the ledgers of 1 to 7 ranks held under activations"
+    cases = (_activations(widths(hidden), B, N) for hidden in HIDDEN for N in (1, 2, 4, 7) for B in (28, 30))
+    return f"{expect(function, cases)} cases: the most that the ledgers of 1 to 7 ranks held under activations"
 
 
 def _activations(L: tuple[int, ...], B: int, N: int) -> Case:

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,21 +22,21 @@ class Case(NamedTuple):
     """By the sentence that explains it."""
 
 
-def expect(function: Callable[..., Any], cases: Sequence[Case], unit: str = "bytes", within: float = 0) -> None:
-    """Raise Wrong for the first case that a solution gets wrong; `within` is how far from right is right too.
+def expect(function: Callable[..., Any], cases: Iterable[Case], unit: str = "bytes", within: float = 0) -> int:
+    """Return how many cases there were; raise Wrong for the first one that a solution gets wrong.
 
-    Where several mistakes would explain that case, the one that explains the most of the other wrong ones is named;
-    among equals, the first.
+    `within` is how far from right is right too. Where several mistakes would explain that case, the one that explains
+    the most of the other wrong ones is named; among equals, the first. What is no number is refused at once.
     """
-    said = in_time(lambda: [_number(function(*case.args), case) for case in cases])
-    wrong = [(case, got) for case, got in zip(cases, said, strict=True) if not _same(got, case.right, within)]
-    if not wrong:
-        return
-    case, got = wrong[0]
-    known = [why for why, value in case.mistakes.items() if _same(got, value, within)]
-    explained = {why: sum(_same(g, c.mistakes.get(why, math.nan), within) for c, g in wrong) for why in known}
-    why = max(known, key=lambda each: explained[each], default="")
-    raise Wrong(f"{case.name}: {_beside(got, case.right, unit)}" + (f". {why}" if why else ""))
+    answers = [(case, _number(in_time(function, *case.args), case)) for case in cases]
+    wrong = [(case, got) for case, got in answers if not _same(got, case.right, within)]
+    if wrong:
+        case, got = wrong[0]
+        known = [why for why, value in case.mistakes.items() if _same(got, value, within)]
+        explained = {why: sum(_same(g, c.mistakes.get(why, math.nan), within) for c, g in wrong) for why in known}
+        why = max(known, key=lambda each: explained[each], default="")
+        raise Wrong(f"{case.name}: {_beside(got, case.right, unit)}" + (f". {why}" if why else ""))
+    return len(answers)
 
 
 def _number(value: Any, case: Case) -> float | int | None:
