@@ -4,11 +4,15 @@ Each returns a `Verdict`, which shows itself at the end of a cell; the solutions
 """
 
 from zerosim.exercises.memory import check_activations, check_bytes_per_parameter, check_memory_at_rest
+from zerosim.exercises.traffic import check_bytes_sent, check_convert, check_counter
 from zerosim.exercises.verdict import Verdict
 
 __all__ = [
     "Verdict",
     "check_activations",
     "check_bytes_per_parameter",
+    "check_bytes_sent",
+    "check_convert",
+    "check_counter",
     "check_memory_at_rest",
 ]
