@@ -4,6 +4,7 @@ Each returns a `Verdict`, which shows itself at the end of a cell; the solutions
 """
 
 from zerosim.exercises.memory import check_activations, check_bytes_per_parameter, check_memory_at_rest
+from zerosim.exercises.planning import check_devices, check_largest_model, check_least_stage
 from zerosim.exercises.traffic import check_bytes_sent, check_convert, check_counter
 from zerosim.exercises.verdict import Verdict
 
@@ -14,5 +15,8 @@ __all__ = [
     "check_bytes_sent",
     "check_convert",
     "check_counter",
+    "check_devices",
+    "check_largest_model",
+    "check_least_stage",
     "check_memory_at_rest",
 ]

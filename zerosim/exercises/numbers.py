@@ -28,10 +28,14 @@ def expect(function: Callable[..., Any], cases: Iterable[Case], unit: str = "byt
     `within` is how far from right is right too. Where several mistakes would explain that case, the one that explains
     the most of the other wrong ones is named; among equals, the first. What is no number is refused at once.
     """
-    answers = [(case, _number(in_time(function, *case.args), case)) for case in cases]
+    answers = []
+    for case in cases:
+        got = in_time(function, *case.args)
+        answers.append((case, None if got is case.right is None else number(got, case.name)))
     wrong = [(case, got) for case, got in answers if not _same(got, case.right, within)]
     if wrong:
         case, got = wrong[0]
+        assert got is not None, "None is an answer only where it is right"
         known = [why for why, value in case.mistakes.items() if _same(got, value, within)]
         explained = {why: sum(_same(g, c.mistakes.get(why, math.nan), within) for c, g in wrong) for why in known}
         why = max(known, key=lambda each: explained[each], default="")
@@ -39,14 +43,13 @@ def expect(function: Callable[..., Any], cases: Iterable[Case], unit: str = "byt
     return len(answers)
 
 
-def _number(value: Any, case: Case) -> float | int | None:
-    if value is None and case.right is None:
-        return None
+def number(value: Any, where: str) -> float | int:
+    """Return a solution's answer as an int or a float. Raises Wrong if it is no number."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         said = "nothing (None)" if value is None else f"{value!r:.60}"
-        raise Wrong(f"{case.name}: it returns {said}, and must return a number")
+        raise Wrong(f"{where}: it returns {said}, and must return a number")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
@@ -56,17 +59,13 @@ def _same(a: float | None, b: float | None, within: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-9, abs_tol=within)
 
 
-def _beside(got: float | None, right: float | None, unit: str) -> str:
+def _beside(got: float, right: float | None, unit: str) -> str:
     """Both numbers, and the factor between them where there is one."""
     if right is None:
         return f"you say {_text(got)} {unit}, and no number is right: return None"
-    if got is None:
-        return f"you say None, and it is {_text(right)} {unit}"
     times = f", {got / right:.4g} times as much" if right and math.isfinite(got) else ""
     return f"you say {_text(got)} {unit}, and it is {_text(right)}{times}"
 
 
-def _text(value: float | None) -> str:
-    if value is None:
-        return "None"
+def _text(value: float) -> str:
     return f"{int(value):,}" if float(value).is_integer() else f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.2f}"
