@@ -35,7 +35,7 @@ def _largest(stage: int, memory: float, N: int) -> Case:
         "That is billions of parameters; return parameters": right / 1e9,
         "GB are powers of 1000 here, GiB are powers of 1024": right * 1.024**3,
     }
-    return Case(f"stage {stage}, {si(memory)} on each of {N}", (stage, memory, N), right, mistakes)
+    return Case(f"stage {stage}, {si(memory)} on each of {counted(N, 'device')}", (stage, memory, N), right, mistakes)
 
 
 @exercise
