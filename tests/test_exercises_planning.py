@@ -50,8 +50,8 @@ def test_right(check, solution):
     ("check", "solution", "says"),
     [
         ("check_largest_model", lambda s, m, N: m / 2, "weights alone"),
-        ("check_largest_model", lambda s, m, N: m / 16, r"stage 1, 32\.00 GB on each of 64: .*N is missing"),
-        ("check_largest_model", lambda s, m, N: N * m / 16, "stage 0, .* on each of 64: .*That is for stage 3"),
+        ("check_largest_model", lambda s, m, N: m / 16, r"stage 1, 32\.00 GB on each of 64 devices: .*N is missing"),
+        ("check_largest_model", lambda s, m, N: N * m / 16, "stage 0, .* on each of 64 devices: .*That is for stage 3"),
         ("check_largest_model", lambda s, m, N: largest(s, m, N, K=0), "optimizer states are missing"),
         ("check_largest_model", lambda s, m, N: largest(s, m, N, K=8), "not 8"),
         ("check_largest_model", lambda s, m, N: largest(s, m, N) / 1e9, "billions"),
