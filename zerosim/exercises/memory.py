@@ -39,8 +39,7 @@ def check_bytes_per_parameter(function: Callable[[str, str], Any]) -> str:
     """
     wanted(function, "precision", "optimizer")
     cases = (_per_parameter(p, o) for p in ("fp16", "bf16", "fp32") for o in ("adam", "sgd", "momentum", "adamw"))
-    tried = expect(function, cases, "bytes per parameter")
-    return f"{tried} combinations of precision and optimizer, each trained; the ledger holds as much"
+    return f"{expect(function, cases)} combinations of precision and optimizer, each trained; the ledger holds as much"
 
 
 def _per_parameter(precision: str, optimizer: str) -> Case:
@@ -66,9 +65,8 @@ def _per_parameter(precision: str, optimizer: str) -> Case:
         f"A number per parameter is missing; the moments that {optimizer} keeps: {moments}": 2 * w + K - 4,
         f"That is a number per parameter too many; the moments that {optimizer} keeps: {moments}": 2 * w + K + 4,
     }
-    return Case(
-        f"{precision}, {optimizer}", (precision, optimizer), at_rest(records.runs[0]) / records.parameters, mistakes
-    )
+    right = at_rest(records.runs[0]) / records.parameters
+    return Case(f"{precision}, {optimizer}", (precision, optimizer), right, mistakes, "bytes per parameter")
 
 
 @exercise

@@ -20,9 +20,10 @@ class Case(NamedTuple):
     """A number; or None, if there is none and the solution must say so."""
     mistakes: Mapping[str, Any]
     """By the sentence that explains it."""
+    unit: str = "bytes"
 
 
-def expect(function: Callable[..., Any], cases: Iterable[Case], unit: str = "bytes", within: float = 0) -> int:
+def expect(function: Callable[..., Any], cases: Iterable[Case], within: float = 0) -> int:
     """Return how many cases there were; raise Wrong for the first one that a solution gets wrong.
 
     `within` is how far from right is right too. Where several mistakes would explain that case, the one that explains
@@ -39,7 +40,7 @@ def expect(function: Callable[..., Any], cases: Iterable[Case], unit: str = "byt
         known = [why for why, value in case.mistakes.items() if _same(got, value, within)]
         explained = {why: sum(_same(g, c.mistakes.get(why, math.nan), within) for c, g in wrong) for why in known}
         why = max(known, key=lambda each: explained[each], default="")
-        raise Wrong(f"{case.name}: {_beside(got, case.right, unit)}" + (f". {why}" if why else ""))
+        raise Wrong(f"{case.name}: {_beside(got, case.right, case.unit)}" + (f". {why}" if why else ""))
     return len(answers)
 
 

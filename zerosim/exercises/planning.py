@@ -20,7 +20,7 @@ def check_largest_model(function: Callable[[int, float, int], Any]) -> str:
     wanted(function, "stage", "memory", "N")
     memories = ((32e9, 1), (32e9, 64), (80e9, 3), (80e9, 1024))
     cases = (_largest(stage, memory, N) for memory, N in memories for stage in range(4))
-    return f"{expect(function, cases, 'parameters', within=1)} cases, the first row of the paper's table 2 among them"
+    return f"{expect(function, cases, within=1)} cases, the first row of the paper's table 2 among them"
 
 
 def _largest(stage: int, memory: float, N: int) -> Case:
@@ -35,7 +35,13 @@ def _largest(stage: int, memory: float, N: int) -> Case:
         "That is billions of parameters; return parameters": right / 1e9,
         "GB are powers of 1000 here, GiB are powers of 1024": right * 1.024**3,
     }
-    return Case(f"stage {stage}, {si(memory)} on each of {counted(N, 'device')}", (stage, memory, N), right, mistakes)
+    return Case(
+        f"stage {stage}, {si(memory)} on each of {counted(N, 'device')}",
+        (stage, memory, N),
+        right,
+        mistakes,
+        "parameters",
+    )
 
 
 @exercise
@@ -111,8 +117,7 @@ def check_devices(function: Callable[[int, float, float], Any]) -> str:
         (0, 7.5e9, 80e9),
         (1, 13e9, 60e9),
     )
-    tried = expect(function, (_devices(*case) for case in cases), "devices")
-    return f"{tried} cases, among them a trillion parameters, and some that no number of devices holds"
+    return f"{expect(function, (_devices(*case) for case in cases))} cases, among them a trillion parameters, and some that no number of devices holds"
 
 
 def _devices(stage: int, Psi: float, memory: float) -> Case:
@@ -133,7 +138,13 @@ def _devices(stage: int, Psi: float, memory: float) -> Case:
     if right is not None:
         mistakes["On so many it does not fit yet: round up, not down"] = right - 1
         mistakes["It fits on one fewer: where it divides, nothing is left over"] = right + 1
-    return Case(f"stage {stage}, {Psi / 1e9:g} billion parameters, {si(memory)}", (stage, Psi, memory), right, mistakes)
+    return Case(
+        f"stage {stage}, {Psi / 1e9:g} billion parameters, {si(memory)}",
+        (stage, Psi, memory),
+        right,
+        mistakes,
+        "devices",
+    )
 
 
 def _fewest(stage: int, Psi: float, memory: float) -> int | None:
