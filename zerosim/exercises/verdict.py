@@ -84,6 +84,6 @@ def wanted(function: Any, *names: str) -> None:
 
 def _where(error: BaseException, solution: tuple[Any, ...]) -> str:
     """Say in which line of the solution's own file, or of its cell, it was raised; nothing if in none of it."""
-    files = {code.co_filename for each in solution if (code := getattr(each, "__code__", None))}
+    files = {code.co_filename for each in solution if (code := getattr(inspect.unwrap(each), "__code__", None))}
     own = [place for place in traceback.extract_tb(error.__traceback__) if place.filename in files]
     return f", in line {own[-1].lineno} of yours: {own[-1].line}" if own else ""
