@@ -196,8 +196,6 @@ def check_crossover(size: Callable[[int, float, float], float]) -> str:
 
 
 def _not_there(N: int, alpha: float, beta: float, n: float, ring: float, doubling: float) -> str:
-    if not n > 0:
-        return f"you say {n:g} bytes, and a vector has more than 0. Which has fewer messages, which fewer bytes?"
     messages, share, lg = 2 * (N - 1), 2 * (N - 1) / N, log2(N)
     known = [
         (_meet(messages, share, log(N), alpha, beta), "lg is the logarithm to base 2"),
@@ -208,6 +206,8 @@ def _not_there(N: int, alpha: float, beta: float, n: float, ring: float, doublin
     for value, words in known:
         if isclose(n, value, rel_tol=1e-9):
             return f"you say {n:,.0f} bytes: {words}"
+    if not n > 0:
+        return f"you say {n:g} bytes, and a vector has more than 0. Which has fewer messages, which fewer bytes?"
     ahead = "ring" if ring < doubling else "doubling"
     return f"at your {n:,.0f} bytes the ring takes {ring:.4g} s and doubling {doubling:.4g} s: {ahead} is ahead there"
 
