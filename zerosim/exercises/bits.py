@@ -88,6 +88,8 @@ def _why(own: After, other: After, before: After, bucket: Bucket, reference: str
         if np.array_equal(own.own(own.parameters, bucket), before.own(before.parameters, bucket)):
             return "its gradient is right, but it has not been updated"
         return "its gradient is right; which slices does rank.update take, and with which factor?"
+    if not np.isclose(own.loss, other.loss, rtol=1e-5, equal_nan=True):
+        return f"nor is its loss ({own.loss:.6g}, not {other.loss:.6g}): forward has computed with other parameters"
     moved = wanted != 0
     with np.errstate(all="ignore"):
         ratios = gradient[moved].astype(float) / wanted[moved].astype(float)
