@@ -35,9 +35,6 @@ def same(mine: list[After], right: list[After], before: list[After], reference: 
     """Compare all ranks after a step with what the reference has. Raises Wrong for the first difference."""
     for rank, (own, other) in enumerate(zip(mine, right, strict=True)):
         _sizes(rank, own)
-        if own.updated != other.updated:
-            words = ("overflows, and the update is skipped", "is finite, and they update")
-            raise Wrong(f"rank {rank} says updated = {own.updated}; on all ranks a gradient {words[other.updated]}")
         for bucket in own.layout.buckets():
             for name, vector in {"parameters": own.parameters, **own.states}.items():
                 wanted = other.parameters if name == "parameters" else other.states[name]
@@ -46,6 +43,9 @@ def same(mine: list[After], right: list[After], before: list[After], reference: 
                     why = _why(own, other, before[rank], bucket, reference, config)
                     where = f"slice {rank} of layer {bucket.layer}'s {what}, rank {rank}'s own,"
                     raise Wrong(f"{where} is not {reference}'s: {why}")
+        if own.updated != other.updated:
+            words = ("overflows, and the update is skipped", "is finite, and they update")
+            raise Wrong(f"rank {rank} says updated = {own.updated}; on all ranks a gradient {words[other.updated]}")
         if not np.isclose(own.loss, other.loss, rtol=1e-5, equal_nan=True):
             raise Wrong(f"rank {rank} returns the loss {own.loss:.6g}; summed over all ranks it is {other.loss:.6g}")
     _copies(mine, before)
@@ -83,23 +83,38 @@ def _why(own: After, other: After, before: After, bucket: Bucket, reference: str
     """Say at which point it went wrong."""
     if not other.sent:  # no step has been taken
         return "allocate must end with initial.fill(rank)"
-    gradient, wanted = own.own(own.gradients, bucket), other.own(other.gradients, bucket)
-    if np.array_equal(gradient, wanted, equal_nan=True):
+    if not (wrong := [each for each in own.layout.buckets() if not _alike(own, other, each)]):
+        if not other.updated:
+            return "a gradient has overflowed, so rank.agree gives None for the factor, and all ranks skip the update"
         if np.array_equal(own.own(own.parameters, bucket), before.own(before.parameters, bucket)):
             return "its gradient is right, but it has not been updated"
         return "its gradient is right; which slices does rank.update take, and with which factor?"
     if not np.isclose(own.loss, other.loss, rtol=1e-5, equal_nan=True):
         return f"nor is its loss ({own.loss:.6g}, not {other.loss:.6g}): forward has computed with other parameters"
-    moved = wanted != 0
-    with np.errstate(all="ignore"):
-        ratios = gradient[moved].astype(float) / wanted[moved].astype(float)
-    if ratios.size and np.isfinite(ratios).all() and ratios.min() * 1.02 >= ratios.max() > 0:
-        return (
-            f"its gradient is {ratios.mean():.3g} times {reference}'s. The loss is divided by the rows of the global "
-            "batch once, before backward; after that, ranks add"
-        )
     if other.sent["all_reduce"] and not own.sent["all_reduce"] + own.sent["reduce_scatter"]:
         return "no gradient has been sent, so its own is that of this rank's rows alone"
+    where = bucket if bucket in wrong else wrong[-1]
+    gradient = "its gradient" if where is bucket else f"its gradient is right, but layer {where.layer}'s"
+    if (ratio := _ratio(own.own(own.gradients, where), other.own(other.gradients, where))) is not None:
+        return (
+            f"{gradient} is {ratio:.3g} times {reference}'s. The loss is divided by the rows of the global batch once, "
+            "before backward; after that, ranks add"
+        )
     if config.grad_accum > 1:
-        return "its gradient is not the sum over ranks and micro-steps: where `add` is true, add to what is there"
-    return "its gradient is not the sum over all ranks"
+        return f"{gradient} is not the sum over ranks and micro-steps: where `add` is true, add to what is there"
+    return f"{gradient} is not the sum over all ranks"
+
+
+def _alike(own: After, other: After, bucket: Bucket) -> bool:
+    """Whether a rank has the right gradient of its slice of a bucket."""
+    one, another = own.own(own.gradients, bucket), other.own(other.gradients, bucket)
+    return np.array_equal(one, another, equal_nan=True)
+
+
+def _ratio(gradient: np.ndarray, wanted: np.ndarray) -> float | None:
+    """How many times as large a gradient is as it should be, if it is that in all its elements."""
+    some = wanted != 0
+    with np.errstate(all="ignore"):
+        ratios = gradient[some].astype(float) / wanted[some].astype(float)
+    alike = ratios.size and np.isfinite(ratios).all() and ratios.min() * 1.02 >= ratios.max() > 0
+    return float(ratios.mean()) if alike else None

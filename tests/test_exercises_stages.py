@@ -1,0 +1,365 @@
+"""The exercises on the stages: right solutions, written in different ways, and the mistakes that are likely."""
+
+import re
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from zerosim import initial
+from zerosim.exercises import check_stage_1, check_stage_2, check_stage_3
+from zerosim.schedule import forward_backward
+from zerosim.stages import zero0, zero1, zero2, zero3
+
+
+def allocate(gradients, states, fill=initial.fill, cls="gradients"):
+    """What a rank holds: parameters in full, the others in full ("padded") or its shard ("shard")."""
+
+    def allocate(rank):
+        rank.parameters = rank.zeros("parameters", rank.layout.padded)
+        rank.gradients = rank.zeros(cls, getattr(rank.layout, gradients))
+        elements = getattr(rank.layout, states)
+        rank.states = {name: rank.zeros("optimizer_states", elements) for name in rank.optimizer.states}
+        fill(rank)
+
+    return allocate
+
+
+# stage 1 -------------------------------------------------------------------------------------------------------------
+
+
+def stage_1(
+    reduce=lambda rank: rank.comm.reduce_scatter(*rank.buckets(rank.gradients)),
+    gather=lambda rank: rank.comm.all_gather(*rank.buckets(rank.parameters)),
+    own=lambda bucket: bucket.own,
+    times=1.0,
+    returned=lambda loss, own, updated: (loss, updated),
+):
+    """Stage 1's step with something changed."""
+
+    def step(rank, batch):
+        own_loss = forward_backward(rank, batch, zero1.forward, zero1.backward)
+        reduce(rank)
+        loss, factor = rank.agree(own_loss)
+        for bucket in rank.layout.buckets() if factor is not None else []:
+            rank.update(own(bucket), own(bucket), bucket.shard, times * factor)
+        gather(rank)
+        return returned(loss, own_loss, factor is not None)
+
+    return step
+
+
+def through_a_copy(rank, bucket):
+    with rank.ledger.borrow("buffers", bucket.size, rank.precision.dtype) as room:
+        room[:] = rank.gradients[bucket.full]
+        rank.comm.reduce_scatter(room, out=rank.gradients[bucket.own])
+
+
+def one_by_one(rank, batch):
+    """Bucket by bucket, reduced and then updated and gathered, with copies instead of views, phases left out."""
+    loss = forward_backward(rank, batch, zero0.forward, zero0.backward)
+    for bucket in rank.layout.buckets():
+        through_a_copy(rank, bucket)
+    loss, factor = rank.agree(loss)
+    if factor is None:
+        return loss, np.False_
+    for bucket in reversed(rank.layout.buckets()):
+        rank.update(bucket.own, bucket.own, bucket.shard, factor)
+        rank.comm.all_gather(rank.parameters[bucket.full])
+    return loss, np.True_
+
+
+@pytest.mark.parametrize("solution", [(zero1.allocate, zero1.step), (allocate("padded", "shard"), one_by_one)])
+def test_stage_1_is_right(solution):
+    assert check_stage_1(*solution), repr(check_stage_1(*solution))
+
+
+def some_ranks_reduce(rank):
+    if rank.comm.rank:
+        rank.comm.reduce_scatter(*rank.buckets(rank.gradients))
+
+
+def mean_again(rank):
+    rank.comm.reduce_scatter(*rank.buckets(rank.gradients))
+    rank.gradients /= rank.comm.size
+
+
+def nothing(rank):
+    pass
+
+
+def for_ever(rank):
+    while True:
+        pass
+
+
+right_1 = allocate("padded", "shard")
+
+
+@pytest.mark.parametrize(
+    ("allocate", "step", "says"),
+    [
+        (
+            zero0.allocate,
+            zero1.step,
+            r"rank 0 holds 41,616 bytes of optimizer states at rest, stage 1's share is 10,404",
+        ),
+        (
+            right_1,
+            stage_1(lambda rank: rank.comm.all_reduce(*rank.buckets(rank.gradients))),
+            r"the bits are right, but rank 0 has sent 15,606 bytes in a step, 1.5 times the 10,404 of stage 1. "
+            r"Passes over the parameters: all_gather 1, all_reduce 1; needed: reduce_scatter 1, all_gather 1. An all_r",
+        ),
+        (
+            right_1,
+            stage_1(gather=nothing),
+            r"after step 1, rank 0's copy of slice 1 of layer 0 is not rank 1's: it is as before the step",
+        ),
+        (
+            right_1,
+            stage_1(reduce=nothing),
+            r"slice 0 of layer 0's parameters, rank 0's own, .* no gradient has been sent",
+        ),
+        (right_1, stage_1(reduce=mean_again), r"its gradient is 0.25 times stage 0's. The loss is divided"),
+        (right_1, stage_1(times=0.0), r"its gradient is right, but it has not been updated"),
+        (right_1, stage_1(times=-1.0), r"its gradient is right; which slices does rank.update take"),
+        (
+            right_1,
+            stage_1(own=lambda bucket: bucket.full),
+            r"slice 1 of layer 0's parameters, .* its gradient is right, but it has not been upd",
+        ),
+        (right_1, stage_1(returned=lambda loss, own, updated: loss), r"it must return \(loss, whether"),
+        (
+            right_1,
+            stage_1(returned=lambda loss, own, updated: (own, updated)),
+            r"rank 0 returns the loss .*; summed over",
+        ),
+        (right_1, stage_1(returned=lambda loss, own, updated: (loss, True)), r"overflows, and the update is skipped"),
+        (
+            allocate("padded", "shard", nothing),
+            stage_1(),
+            r"after allocate, slice 0 .* must end with initial.fill\(rank\)",
+        ),
+        (nothing, stage_1(), r"allocate has not set rank.parameters on rank 0"),
+        (
+            allocate("padded", "shard", cls="parameters"),
+            stage_1(),
+            r"rank \d has 6,936 bytes of parameters, and its book shows 13,872",
+        ),
+        (right_1, stage_1(some_ranks_reduce), r"Stuck: after 1 s rank \d still waits .*, in line \d+ of yours"),
+        (right_1, stage_1(for_ever), r"Stuck: rank \d has not ended after 1 s"),
+        (right_1, lambda rank: None, r"<lambda>\(rank\) must take \(rank, batch\)"),
+    ],
+)
+def test_stage_1_is_wrong(allocate, step, says):
+    verdict = check_stage_1(allocate, step, seconds=1 if "after 1 s" in says else 20)
+    assert not verdict
+    assert re.search(says, repr(verdict)), repr(verdict)
+
+
+# stage 2 -------------------------------------------------------------------------------------------------------------
+
+
+def stage_2(reduce):
+    def backward(rank, k, x, dy, add):
+        for bucket in rank.layout.buckets(k):
+            reduce(rank, bucket, x, dy, add)
+        rank.model.input_gradient(k, rank.parameters[rank.layout.layer(k)], dy, x)
+
+    return backward
+
+
+def into_a_copy(rank, bucket, x, dy, add):
+    """Always through the buffer, and added by NumPy."""
+    with rank.ledger.borrow("buffers", bucket.size, rank.precision.dtype) as room:
+        rank.model.parameter_gradient(x, dy, bucket.start, bucket.stop, room)
+        rank.comm.reduce_scatter(room)
+        rank.gradients[bucket.shard] = room[bucket.part] + (rank.gradients[bucket.shard] if add else 0)
+
+
+def without_add(rank, bucket, x, dy, add):
+    zero2.reduce(rank, bucket, x, dy, False)
+
+
+def all_of_it(rank, bucket, x, dy, add):
+    """A whole gradient is borrowed, though only a bucket of it is used."""
+    with rank.ledger.borrow("buffers", rank.layout.padded, rank.precision.dtype) as room:
+        gradient = room[bucket.full]
+        rank.model.parameter_gradient(x, dy, bucket.start, bucket.stop, gradient)
+        rank.comm.reduce_scatter(gradient)
+        rank.accumulate(rank.gradients[bucket.shard], gradient[bucket.part]) if add else None
+        rank.gradients[bucket.shard] = rank.gradients[bucket.shard] if add else gradient[bucket.part]
+        del gradient
+
+
+def all_reduced(rank, bucket, x, dy, add):
+    with rank.ledger.borrow("buffers", bucket.size, rank.precision.dtype) as room:
+        rank.model.parameter_gradient(x, dy, bucket.start, bucket.stop, room)
+        rank.comm.all_reduce(room)
+        rank.gradients[bucket.shard] = room[bucket.part] + (rank.gradients[bucket.shard] if add else 0)
+
+
+def the_left_ones_slice(rank, bucket, x, dy, add):
+    with rank.ledger.borrow("buffers", bucket.size, rank.precision.dtype) as room:
+        rank.model.parameter_gradient(x, dy, bucket.start, bucket.stop, room)
+        rank.comm.reduce_scatter(room)
+        rank.gradients[bucket.shard] = np.roll(room, bucket.part.stop - bucket.part.start)[bucket.part]
+
+
+def input_first(rank, k, x, dy, add):
+    rank.model.input_gradient(k, rank.parameters[rank.layout.layer(k)], dy, x)
+    for bucket in rank.layout.buckets(k):
+        zero2.reduce(rank, bucket, x, dy, add)
+
+
+def kept_aside(rank, k, x, dy, add):
+    rank.whole = np.zeros(rank.layout.padded, rank.precision.dtype)
+    backward_2(rank, k, x, dy, add)
+
+
+backward_2 = zero2.backward  # while another stands in for it, that name is the other's
+
+
+@pytest.mark.parametrize("backward", [zero2.backward, stage_2(into_a_copy)])
+def test_stage_2_is_right(backward):
+    def step(rank, batch):
+        loss, factor = rank.agree(forward_backward(rank, batch, zero0.forward, backward))
+        for bucket in rank.layout.buckets():
+            if factor is not None:
+                rank.update(bucket.own, bucket.shard, bucket.shard, factor)
+            rank.comm.all_gather(rank.parameters[bucket.full])
+        return float(loss), factor is not None
+
+    verdict = check_stage_2(allocate("shard", "shard"), backward, step)
+    assert verdict, repr(verdict)
+
+
+@pytest.mark.parametrize(
+    ("allocate", "backward", "says"),
+    [
+        (zero1.allocate, zero2.backward, "rank 0 holds 6,936 bytes of gradients at rest, stage 2's share is 1,734"),
+        (
+            zero2.allocate,
+            stage_2(all_of_it),
+            r"14,472 bytes of buffers within the step, and a vector of all parameters has 13,872: a layer at a time",
+        ),
+        (
+            zero2.allocate,
+            stage_2(without_add),
+            r"2 micro-steps, clipped\): .* where `add` is true, add to what is there",
+        ),
+        (zero2.allocate, stage_2(all_reduced), r"1.5 times the 10,404 of stage 2.*all_gather 1, all_reduce 1; needed"),
+        (zero2.allocate, stage_2(the_left_ones_slice), "its gradient is not the sum over all ranks"),
+        (zero2.allocate, input_first, "its gradient is right, but layer 2's is not the sum over all ranks"),
+        (zero2.allocate, kept_aside, r"rank \d keeps 6,936 bytes from step to step as rank.whole"),
+    ],
+)
+def test_stage_2_is_wrong(allocate, backward, says):
+    verdict = check_stage_2(allocate, backward, zero2.step)
+    assert not verdict
+    assert re.search(says, repr(verdict)), repr(verdict)
+
+
+# stage 3 -------------------------------------------------------------------------------------------------------------
+
+
+def gather(place=lambda bucket: bucket, room="buffers", elements=lambda rank, k: rank.layout.layer_size(k), at=0):
+    """Stage 3's `gathered` with something changed."""
+
+    @contextmanager
+    def gathered(rank, k):
+        with rank.ledger.borrow(room, elements(rank, k), rank.precision.dtype) as full:
+            weights = full[at : at + rank.layout.layer_size(k)]
+            for bucket in rank.layout.buckets(k):
+                piece = weights[bucket.within]
+                weights[place(bucket).within][bucket.part] = rank.parameters[bucket.shard]
+                rank.comm.all_gather(piece)
+                del piece
+            yield weights
+            del weights
+
+    return gathered
+
+
+def three_times(rank, k, x, dy, add):
+    with zero3.gathered(rank, k):
+        for bucket in rank.layout.buckets(k):
+            zero3.reduce(rank, bucket, x, dy, add)
+    with zero3.gathered(rank, k) as weights:
+        rank.model.input_gradient(k, weights, dy, x)
+
+
+def only_where_needed(rank, k, x, dy, add):
+    """The first layer's parameters are not gathered in backward: fewer bytes than the formula's."""
+    for bucket in rank.layout.buckets(k):
+        zero3.reduce(rank, bucket, x, dy, add)
+    if k > 0:
+        with zero3.gathered(rank, k) as weights:
+            rank.model.input_gradient(k, weights, dy, x)
+
+
+@contextmanager
+def first_bucket_only(rank, k):
+    with rank.ledger.borrow("buffers", rank.layout.layer_size(k), rank.precision.dtype) as weights:
+        weights[:] = 0
+        for bucket in rank.layout.buckets(k):
+            weights[bucket.part] = rank.parameters[bucket.shard]
+        rank.comm.all_gather(*(weights[bucket.within] for bucket in rank.layout.buckets(k)))
+        yield weights
+
+
+@contextmanager
+def kept(rank, k):
+    """Gathered once, and kept."""
+    known = rank.__dict__.setdefault("known", {})
+    if k not in known:
+        known[k] = rank.zeros("parameters", rank.layout.layer_size(k))
+        for bucket in rank.layout.buckets(k):
+            known[k][bucket.within][bucket.part] = rank.parameters[bucket.shard]
+        rank.comm.all_gather(*(known[k][bucket.within] for bucket in rank.layout.buckets(k)))
+    yield known[k]
+
+
+@pytest.mark.parametrize(("gathered", "backward"), [(gather(), only_where_needed), (zero3.gathered, zero3.backward)])
+def test_stage_3_is_right(gathered, backward):
+    verdict = check_stage_3(gathered, backward)
+    assert verdict, repr(verdict)
+
+
+@pytest.mark.parametrize(
+    ("gathered", "backward", "says"),
+    [
+        (
+            zero3.gathered,
+            three_times,
+            r"1.33 times the 15,606 of stage 3.*all_gather 3; needed: reduce_scatter 1, all_gather 2",
+        ),
+        (
+            first_bucket_only,
+            zero3.backward,
+            r"buckets\): .* nor is its loss \(.*forward has computed with other parameters",
+        ),
+        (kept, zero3.backward, r"rank \d has 1,734 bytes of parameters, and its book shows 8,670"),
+        (
+            gather(elements=lambda rank, k: rank.layout.padded),
+            zero3.backward,
+            r"buckets\): .* bytes of buffers within the step, and a vector of all parameters has 13,872",
+        ),
+        (
+            gather(room="parameter"),
+            zero3.backward,
+            r"KeyError: 'parameter', in line \d+ of yours: with rank.ledger.borrow",
+        ),
+    ],
+)
+def test_stage_3_is_wrong(gathered, backward, says):
+    verdict = check_stage_3(gathered, backward)
+    assert not verdict
+    assert re.search(says, repr(verdict)), repr(verdict)
+
+
+def test_the_stages_are_as_before():
+    """What stood in for a function is gone, also where it failed."""
+    before = zero2.backward
+    check_stage_2(zero2.allocate, kept_aside, zero2.step)
+    assert zero2.backward is before
