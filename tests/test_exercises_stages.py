@@ -146,13 +146,13 @@ right_1 = allocate("padded", "shard")
             stage_1(),
             r"rank \d has 6,936 bytes of parameters, and its book shows 13,872",
         ),
-        (right_1, stage_1(some_ranks_reduce), r"Stuck: after 1 s rank \d still waits .*, in line \d+ of yours"),
-        (right_1, stage_1(for_ever), r"Stuck: rank \d has not ended after 1 s"),
+        (right_1, stage_1(some_ranks_reduce), r"Stuck: after 0.5 s rank \d still waits .*, in line \d+ of yours"),
+        (right_1, stage_1(for_ever), r"Stuck: rank \d has not ended after 0.5 s"),
         (right_1, lambda rank: None, r"<lambda>\(rank\) must take \(rank, batch\)"),
     ],
 )
 def test_stage_1_is_wrong(allocate, step, says):
-    verdict = check_stage_1(allocate, step, seconds=1 if "after 1 s" in says else 20)
+    verdict = check_stage_1(allocate, step, seconds=0.5 if "after 0.5 s" in says else 20)
     assert not verdict
     assert re.search(says, repr(verdict)), repr(verdict)
 

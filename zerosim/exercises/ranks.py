@@ -39,7 +39,7 @@ def on_ranks(N: int, function: Callable[[Transport], Any], seconds: float = 20) 
         for comm, _ in list(ranks.values()):
             comm.abort()
         for _, thread in list(ranks.values()):
-            thread.join(0.5)
+            thread.join(0.1)
             if thread.is_alive():  # it waits for nobody
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Ended))
 

@@ -2,6 +2,8 @@
 
 How they stand in: `unittest.mock.patch.multiple(zero2, backward=mine)` puts them into the stage's module for the length
 of a `with` block. The stage's other functions call them then, and so does whatever runs that stage on in-process ranks.
+A reader's function keeps its own globals, so that it may call others of the reader's; it must not call the one that it
+stands in for.
 
 A rank's weights must be stage 0's to the bit after every step. What it holds and sends must not be more than the
 formulas say; in which order it does things, and through how small a buffer, is the reader's.
