@@ -6,6 +6,7 @@ Each returns a `Verdict`, which shows itself at the end of a cell; the solutions
 from zerosim.exercises.collectives import check_all_gather, check_crossover, check_reduce_scatter, check_ring_cost
 from zerosim.exercises.memory import check_activations, check_bytes_per_parameter, check_memory_at_rest
 from zerosim.exercises.planning import check_devices, check_largest_model, check_least_stage
+from zerosim.exercises.precision import check_agree, check_k, check_loss_scale
 from zerosim.exercises.stages import check_stage_1, check_stage_2, check_stage_3
 from zerosim.exercises.traffic import check_bytes_sent, check_convert, check_counter
 from zerosim.exercises.verdict import Verdict
@@ -13,6 +14,7 @@ from zerosim.exercises.verdict import Verdict
 __all__ = [
     "Verdict",
     "check_activations",
+    "check_agree",
     "check_all_gather",
     "check_bytes_per_parameter",
     "check_bytes_sent",
@@ -20,8 +22,10 @@ __all__ = [
     "check_counter",
     "check_crossover",
     "check_devices",
+    "check_k",
     "check_largest_model",
     "check_least_stage",
+    "check_loss_scale",
     "check_memory_at_rest",
     "check_reduce_scatter",
     "check_ring_cost",
