@@ -3,6 +3,7 @@
 Each returns a `Verdict`, which shows itself at the end of a cell; the solutions are not here.
 """
 
+from zerosim.exercises.activations import check_activations, check_every, check_first_fit
 from zerosim.exercises.collectives import check_all_gather, check_crossover, check_reduce_scatter, check_ring_cost
 from zerosim.exercises.memory import check_activations, check_bytes_per_parameter, check_memory_at_rest
 from zerosim.exercises.planning import check_devices, check_largest_model, check_least_stage
@@ -22,6 +23,8 @@ __all__ = [
     "check_counter",
     "check_crossover",
     "check_devices",
+    "check_every",
+    "check_first_fit",
     "check_k",
     "check_largest_model",
     "check_least_stage",
