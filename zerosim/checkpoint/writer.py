@@ -158,6 +158,7 @@ class Checkpoints:
         for old in checkpoints(self._folder)[: -self._rank.config.keep]:
             dying = old.with_name(f".{old.name}.old.part")
             old.rename(dying)
+            _sync(self._folder)  # it loses its name before it loses a file
             shutil.rmtree(dying)
 
     def _manifest(self, step: int, history: dict[str, Any], shards: list[dict[str, Any]]) -> dict[str, Any]:
