@@ -5,6 +5,7 @@ Each returns a `Verdict`, which shows itself at the end of a cell; the solutions
 
 from zerosim.exercises.activations import check_activations, check_every, check_first_fit
 from zerosim.exercises.collectives import check_all_gather, check_crossover, check_reduce_scatter, check_ring_cost
+from zerosim.exercises.faults import check_commit_order, check_lost_steps, check_reshard
 from zerosim.exercises.memory import check_activations, check_bytes_per_parameter, check_memory_at_rest
 from zerosim.exercises.planning import check_devices, check_largest_model, check_least_stage
 from zerosim.exercises.precision import check_agree, check_k, check_loss_scale
@@ -19,6 +20,7 @@ __all__ = [
     "check_all_gather",
     "check_bytes_per_parameter",
     "check_bytes_sent",
+    "check_commit_order",
     "check_convert",
     "check_counter",
     "check_crossover",
@@ -29,8 +31,10 @@ __all__ = [
     "check_largest_model",
     "check_least_stage",
     "check_loss_scale",
+    "check_lost_steps",
     "check_memory_at_rest",
     "check_reduce_scatter",
+    "check_reshard",
     "check_ring_cost",
     "check_stage_1",
     "check_stage_2",

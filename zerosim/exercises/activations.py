@@ -111,7 +111,8 @@ def check_every(function: Callable[[Sequence[int], int, int, int], Any]) -> str:
 
 
 def _choice(got: Any, L: Sequence[int], rows: int, w: int, limit: int, peaks: dict[int, int]) -> None:
-    what = f"layers {' x '.join(map(str, L[:4]))}{' x …' if len(L) > 4 else ''} ({len(L) - 1}), {rows} rows of {w} bytes a number, limit {limit:,} bytes"
+    shape = " x ".join(map(str, L[:4])) + (" x …" if len(L) > 4 else "")
+    what = f"layers {shape} ({len(L) - 1}), {rows} rows of {w} bytes a number, limit {limit:,} bytes"
     again = {k: len(formulas.recomputed(len(L) - 1, k)) for k, peak in peaks.items() if peak <= limit}
     best = min(again, key=lambda k: again[k], default=None)
     if got is None:
