@@ -150,7 +150,6 @@ def without(*left_out):
         (without("remove"), ".*it returns, and .dying is still there"),
         (without("old", "remove"), ".*it returns, and step-00000010 is still there"),
         (without("sync", "sync old"), ".*dying/.*may leave step-00000010 without"),
-        (without("sync", "old", "sync old", "remove"), ".*it returns, and step-00000010 is still there"),
         (
             lambda disk, *case: (save(disk, *case), disk.rename(case[2], "z"), disk.rename("z", case[2])),
             ".*rename.'step-00000020', 'z'.*may leave no checkpoint at all: step-00000010 has gone",

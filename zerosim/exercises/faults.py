@@ -15,6 +15,7 @@ from zerosim.data import make_dataset
 from zerosim.exercises.verdict import Wrong, exercise, in_time, wanted
 from zerosim.parallel import Grid
 from zerosim.train import train
+from zerosim.words import counted
 
 RANKS = (1, 2, 3, 4, 7)
 
@@ -58,7 +59,7 @@ def _newest(every: int) -> dict[tuple[int, bool], int]:
 
 def _lost(got: Any, done: int, every: int, writing: bool, newest: int) -> str:
     at = " as the checkpoint of that step was being written" if writing and done % every == 0 else ""
-    what = f"{done} steps done, a checkpoint every {every}, killed{at}: you say {got}, it is {done - newest}"
+    what = f"{counted(done, 'step')} done, a checkpoint every {every}, killed{at}: you say {got}, it is {done - newest}"
     if not isinstance(got, int | float | np.number):
         return f"{what.partition(': you say')[0]}: it returns {got!r}; a number of steps is wanted"
     if at and got == done % every:
