@@ -4,6 +4,7 @@ Each returns a `Verdict`, which shows itself at the end of a cell; the solutions
 """
 
 from zerosim.exercises.activations import check_activations, check_every, check_first_fit
+from zerosim.exercises.claims import check_experiment, check_judge, check_refutes
 from zerosim.exercises.collectives import check_all_gather, check_crossover, check_reduce_scatter, check_ring_cost
 from zerosim.exercises.faults import check_commit_order, check_lost_steps, check_reshard
 from zerosim.exercises.memory import check_activations, check_bytes_per_parameter, check_memory_at_rest
@@ -26,7 +27,9 @@ __all__ = [
     "check_crossover",
     "check_devices",
     "check_every",
+    "check_experiment",
     "check_first_fit",
+    "check_judge",
     "check_k",
     "check_largest_model",
     "check_least_stage",
@@ -34,6 +37,7 @@ __all__ = [
     "check_lost_steps",
     "check_memory_at_rest",
     "check_reduce_scatter",
+    "check_refutes",
     "check_reshard",
     "check_ring_cost",
     "check_stage_1",
