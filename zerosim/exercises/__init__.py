@@ -3,7 +3,7 @@
 Each returns a `Verdict`, which shows itself at the end of a cell; the solutions are not here.
 """
 
-from zerosim.exercises.activations import check_activations, check_every, check_first_fit
+from zerosim.exercises.activations import check_every, check_first_fit, check_kept_activations
 from zerosim.exercises.claims import check_experiment, check_judge, check_refutes
 from zerosim.exercises.collectives import check_all_gather, check_crossover, check_reduce_scatter, check_ring_cost
 from zerosim.exercises.faults import check_commit_order, check_lost_steps, check_reshard
@@ -31,6 +31,7 @@ __all__ = [
     "check_first_fit",
     "check_judge",
     "check_k",
+    "check_kept_activations",
     "check_largest_model",
     "check_least_stage",
     "check_loss_scale",

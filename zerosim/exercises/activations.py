@@ -23,7 +23,7 @@ MODELS = (
 
 
 @exercise
-def check_activations(function: Callable[[Sequence[int], int, int, int], Any]) -> str:
+def check_kept_activations(function: Callable[[Sequence[int], int, int, int], Any]) -> str:
     """`function(L, rows, w, every)` returns the greatest bytes of activations in a step on one rank.
 
     L are the layer widths, inputs first, w the bytes of a number; the input of every `every`-th layer is kept. What it

@@ -160,21 +160,18 @@ def _judge(function: Callable[[Comm, np.ndarray], Any], N: int, bad: dict[int, f
             said = function(comm, gradient)
         return said, comm.sent.total(), np.array_equal(gradient, before, equal_nan=True)
 
+    skip: list[bool] = []
     where = f"N = {N}, " + (
         "; ".join(f"{value} in rank {r}'s slice" for r, value in bad.items()) or "no slice has overflowed"
     )
-    try:
-        everyone = on_ranks(N, decide)
-    except Wrong as wrong:
-        raise Wrong(f"{where}: {wrong}") from None
-    for r, (said, sent, kept) in enumerate(everyone):
+    for r, (said, sent, kept) in enumerate(on_ranks(N, decide, seconds=3)):
         if not isinstance(said, bool | int | float | np.generic):
             raise Wrong(f"{where}: rank {r} returns {said!r}; it must return True (skip) or False")
         if not kept:
             raise Wrong(f"{where}: rank {r}'s slice is changed, but the optimizer needs it: verbs sum in place")
         if sent >= 4096:
             raise Wrong(f"{where}: rank {r} sends {sent:,} bytes, as much as slices; a number for each rank is enough")
-    skip = [bool(said) for said, _, _ in everyone]
+        skip.append(bool(said))
     if len(set(skip)) > 1:
         raise Wrong(
             f"{where}: rank {skip.index(True)} skips the step and rank {skip.index(False)} does not: from now on they "
