@@ -69,17 +69,17 @@ def make_folder_for(name: str, door: Comm, out: str) -> None:
 def publish(result: dict[str, Any], draw: Any, table: str, name: str, arguments: argparse.Namespace) -> None:
     """Print a result, as JSON or as the table, and write it as NAME.json and as a figure into the folder --out.
 
-    `draw` makes the figure; or it is several by name, which are figures of 200 dots per inch.
+    `draw` makes the figure; or it is several by name.
     """
     from zerosim import figures
 
-    drawn, dpi = (draw, 200) if isinstance(draw, dict) else ({name: draw}, 150)
+    drawn = draw if isinstance(draw, dict) else {name: draw}
     progress = ProgressLine()
     try:
         path = write_json(result, Path(arguments.out) / f"{name}.json")
         progress.say("drawing the figure" + "s" * (len(drawn) > 1))
         for each, make in drawn.items():
-            figures.save(make(result), arguments.out, each, dpi)
+            figures.save(make(result), arguments.out, each)
     finally:  # on a full disk too
         progress.done()
         print(json.dumps(result, allow_nan=False) if arguments.json else table)

@@ -7,6 +7,7 @@ Each function returns a matplotlib Figure; in a notebook the last line of a cell
 """
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from zerosim.figures.memory import memory
 from zerosim.figures.plan import plan
 from zerosim.figures.pruning import pruning
 from zerosim.figures.published import efficiency, figure1, largest, states, volume
+from zerosim.figures.sheet import STYLE
 from zerosim.figures.sync import sync
 from zerosim.figures.timeline import timeline
 from zerosim.figures.traffic import traffic
@@ -81,13 +83,18 @@ def write(report: dict[str, Any], folder: str | Path) -> list[str]:
     return written
 
 
-def save(figure: "Figure", folder: str | Path, name: str, dpi: int = 150) -> None:
+def save(figure: "Figure", folder: str | Path, name: str, dpi: int = 100) -> None:
     """Write a figure into a folder as NAME.png and NAME.svg; the same figure gives the same bytes."""
     import matplotlib
+    from PIL import Image
 
     if engine := figure.get_layout_engine():  # once: each file would lay out and draw the figure a second time
         engine.execute(figure)
         figure.set_layout_engine(None)
-    with matplotlib.rc_context({"svg.hashsalt": "zerosim"}):
-        figure.savefig(Path(folder) / f"{name}.png", dpi=dpi)
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(pixels := BytesIO(), dpi=dpi)
         figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None})
+    with Image.open(pixels) as image:  # 256 colours are enough, and take half the bytes
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            Path(folder) / f"{name}.png", optimize=True, dpi=(dpi, dpi)
+        )

@@ -2,42 +2,44 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.sheet import slide
 from zerosim.report import si
 from zerosim.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WAYS = {"nothing": "each array where there is room", "both (M_D)": "checkpoints and gradients in chunks (M_D)"}
+_WAYS = {"nothing": "each array where there is room", "both (M_D)": "what lives long in chunks (M_D)"}
 _LABELS = {"kept": "activations kept for backward", "activations": "activations, short-lived"}
 
 
+@slide
 def arena(result: dict[str, Any]) -> "Figure":
     """Draw the section `defragmentation` of what `residual` reports: a step as it comes, and with M_D."""
     from matplotlib.patches import Patch
 
-    from zerosim.figures.style import label, new_figure
+    from zerosim.figures.style import headline, label, new_figure
 
     rows = {(row["order"], row["way"]): row for row in result["sections"]["defragmentation"]}
     orders = list(dict.fromkeys(order for order, _ in rows))
-    figure, grid = new_figure(len(orders), 2, size=(11, 1.5 + 3.6 * len(orders)), sharey=True, squeeze=False)
+    figure, grid = new_figure(len(orders), 2, sharey=True, squeeze=False)
     for panels, order in zip(grid, orders, strict=True):
         for axes, way in zip(panels, _WAYS, strict=True):
             _map(axes, rows[order, way])
         panels[0].set_ylabel("address")
-    grid[0, 0].set_ylim(0, 1.17 * max(row["arena"] for row in rows.values()))
+    grid[0, 0].set_ylim(0, 1.3 * max(row["arena"] for row in rows.values()))
     for axes in grid[-1]:
         axes.set_xlabel("takes and releases")
     handles = [Patch(color=colour, label=_LABELS.get(kind, label(kind))) for kind, colour in _colours().items()]
     handles.append(Patch(facecolor="white", edgecolor="#999999", hatch="////", label="free"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     settings, ranks = result["settings"], counted(result["ranks"], "rank")
     first = next(iter(rows.values()))
     title = (
         f"One step of stage 2 in one arena, {settings['fit']} fit; rank 0 of {ranks}, {settings['rows']:,} rows per "
         f"rank, the input of one layer in {first['every']} kept"
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    headline(figure, title)
     return figure
 
 
@@ -60,22 +62,30 @@ def _map(axes: Any, row: dict[str, Any]) -> None:
     axes.set_xlim(0, moments)
     axes.axhline(size, color="black", linewidth=1.2)
     axes.axhline(peak, color="black", linewidth=1, linestyle="--")
-    above = f"{100 * (size / peak - 1):.1f} % above the peak of what is held, dashed"
-    text = f"arena {si(size)}, " + (above if size > peak else "the peak of what is held")
+    above = f"{100 * (size / peak - 1):.1f} % above the peak held (dashed)"
+    text = f"arena {si(size)}, " + (above if size > peak else "the peak held")
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-    axes.annotate(text, (0, size), (4, 3), textcoords="offset points", fontsize=8, bbox=box)
-    axes.set_title(f"layers {row['order']}: {_WAYS[row['way']]}", loc="left", fontsize=10)
+    axes.annotate(text, (0, size), (4, 3), textcoords="offset points", fontsize="small", bbox=box)
+    axes.set_title(f"layers {row['order']}: {_WAYS[row['way']]}", fontsize="medium", pad=26)
     _phases(axes, row["phases"], moments)
 
 
 def _phases(axes: Any, phases: list[list[Any]], end: int) -> None:
-    """Name the parts of the step along the panel's upper edge; what is computed again belongs to backward."""
+    """Name the parts of the step above the panel; what is computed again belongs to backward."""
     begins = [next(at for at, name in phases if name == part) for part in ("forward", "backward", "update")]
     for part, start, stop in zip(("forward", "backward", "update"), begins, [*begins[1:], end], strict=True):
         if start > phases[0][0]:
             axes.axvline(start, color="black", linewidth=0.6, alpha=0.6)
         place = ("data", "axes fraction")
-        axes.annotate(part, ((start + stop) / 2, 0.985), xycoords=place, ha="center", va="top", fontsize=8)
+        axes.annotate(
+            part,
+            ((start + stop) / 2, 1),
+            (0, 3),
+            xycoords=place,
+            textcoords="offset points",
+            ha="center",
+            fontsize="small",
+        )
 
 
 def _colours() -> dict[str, str]:

@@ -2,35 +2,37 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.sheet import slide
 from zerosim.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PARTS = {
-    "compute": ("products", "#0072B2", "compute"),
-    "update": ("optimizer", "#009E73", "update"),
-    "communicate": ("copy", "#D55E00", "messages"),
-    "waiting": (None, "#8C8C8C", "waiting"),
+    "compute": ("products", "compute", "compute"),
+    "update": ("optimizer", "update", "update"),
+    "communicate": ("copy", "exposed", "messages"),
+    "waiting": (None, "waiting", "waiting"),
 }
-"""By part of a step: the part of the floor that it cannot go below, the colour, the name."""
+"""By part of a step: the part of the floor that it cannot go below, what it looks like, the name."""
 
 
+@slide
 def step(result: dict[str, Any]) -> "Figure":
     """Draw what `bench step` reports: for each stage the step's parts stacked, and the floor's in pale beside them."""
-    from zerosim.figures.style import new_figure, plain
+    from zerosim.figures.style import look, new_figure
 
-    figure, axes = new_figure(size=(9, 4.8))
+    figure, axes = new_figure()
     rows = result["stages"]
     for place, row in enumerate(rows):
         height = below = 0.0
-        for part, (least, colour, name) in _PARTS.items():
+        for part, (least, like, name) in _PARTS.items():
             value = 1e3 * row["split"][part]
-            axes.bar(place - 0.2, value, 0.36, bottom=height, color=colour, label=name if not place else None)
+            axes.bar(place - 0.2, value, 0.36, height, **look(like, label=None if place else name))
             height += value
             if least:
                 value = 1e3 * row["floor"][least]["median"]
-                axes.bar(place + 0.2, value, 0.36, bottom=below, color=colour, alpha=0.45)
+                axes.bar(place + 0.2, value, 0.36, below, **look(like, alpha=0.45))
                 below += value
         axes.annotate(f"{row['ratio_to_floor']:.2f} x floor", (place - 0.2, height), ha="center", va="bottom")
         axes.annotate("floor", (place + 0.2, below), ha="center", va="bottom", color="#555555")
@@ -38,17 +40,17 @@ def step(result: dict[str, Any]) -> "Figure":
     axes.set_ylabel("ms per step")
     highest = max(max(sum(row["split"].values()), row["floor"]["seconds"]) for row in rows)
     axes.set_ylim(0, 1.12e3 * highest)
-    axes.set_title(f"{_subject(result)}, {result['task']['rows_per_rank']} rows per rank", loc="left", fontsize=11)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    plain(axes)
+    axes.set_title(f"{_subject(result)}, {result['task']['rows_per_rank']} rows per rank")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
+@slide
 def peers(result: dict[str, Any]) -> "Figure":
     """Draw what `bench torch` reports: time per step and peak memory of each stage and of its peer."""
-    from zerosim.figures.style import in_bytes, new_figure, plain
+    from zerosim.figures.style import in_bytes, new_figure, source
 
-    figure, (left, right) = new_figure(1, 2, size=(11, 4.8))
+    figure, (left, right) = new_figure(1, 2)
     rows = result["stages"]
     for axes, measure, scale in ((left, "seconds", 1e3), (right, "peak_resident", 1)):
         for side, shift, colour, name in (("ours", -0.2, "#0072B2", "zerosim"), ("theirs", 0.2, "#E69F00", "PyTorch")):
@@ -59,31 +61,31 @@ def peers(result: dict[str, Any]) -> "Figure":
                 for place, (height, row) in enumerate(zip(heights, rows, strict=True)):
                     axes.annotate(f"{row['ratio']:.2f} x", (place + shift, height), ha="center", va="bottom")
         names = [f"stage {row['stage']}\n{_narrow(row['peer'])}" for row in rows]
-        axes.set_xticks(range(len(rows)), names, fontsize=8)
+        axes.set_xticks(range(len(rows)), names, fontsize="small")
         axes.margins(y=0.12)
     left.set_ylabel("ms per step")
-    plain(left)
     right.set_ylabel("peak resident memory per rank")
     in_bytes(right)
-    left.set_title("Time of a step, and its share of PyTorch's", loc="left", fontsize=11)
-    right.set_title("Peak of a step, above what the process held before", loc="left", fontsize=11)
-    figure.supxlabel(
+    left.set_title("Time of a step, and its share of PyTorch's")
+    right.set_title("Peak of a step, above what the process held before")
+    source(
+        figure,
         f"{_subject(result)}, {result['task']['rows_per_rank']} rows per rank; "
         f"PyTorch {result['torch'].partition('+')[0]} over gloo, zerosim over {result['wire']}",
-        fontsize=9,
     )
-    left.legend(frameon=False)
+    left.legend()
     return figure
 
 
+@slide
 def scale(result: dict[str, Any]) -> "Figure":
     """Draw what `bench scale` reports: per rank, bytes at rest, bytes sent and time of a step by number of ranks.
 
     The marks are counted, the lines are the formulas'.
     """
-    from zerosim.figures.style import STAGES, in_bytes, new_figure, plain
+    from zerosim.figures.style import STAGES, in_bytes, new_figure, source
 
-    figure, axes = new_figure(1, 3, size=(12, 4.2))
+    figure, axes = new_figure(1, 3)
     ranks = [row["ranks"] for row in result["ranks"]]
     for at, first in enumerate(result["ranks"][0]["runs"]):
         stage = first["stage"]
@@ -103,26 +105,26 @@ def scale(result: dict[str, Any]) -> "Figure":
         panel.set_xticks(ranks, [str(N) for N in ranks])
         panel.minorticks_off()
         panel.set_xlabel("ranks")
-        panel.set_title(title, loc="left", fontsize=11)
-        plain(panel)
-    axes[2].legend(frameon=False)
-    figure.supxlabel(
+        panel.set_title(title)
+    axes[2].legend()
+    source(
+        figure,
         f"{result['task']['parameters']:,} parameters, {result['task']['optimizer']}, {result['task']['precision']}, "
         f"{result['task']['rows_per_rank']} rows per rank, all ranks on one machine ({result['backend']}). "
         "Bytes: marks are counted, lines the formulas'.",
-        fontsize=9,
     )
     return figure
 
 
+@slide
 def checkpoints(result: dict[str, Any]) -> "Figure":
     """Draw what `bench checkpoint` reports, by the model's size: bytes per rank, and the time to write and to read.
 
     Bytes: the marks are counted, the lines are the formula's. Times: each beside that of plain files.
     """
-    from zerosim.figures.style import CLASSES, new_figure, plain
+    from zerosim.figures.style import CLASSES, new_figure, source
 
-    figure, axes = new_figure(1, 3, size=(12, 4.6))
+    figure, axes = new_figure(1, 3)
     sizes = [size["parameters"] for size in result["sizes"]]
     colours = ["#000000", *CLASSES.values()]
     for at, first in enumerate(result["sizes"][0]["ranks"]):
@@ -140,15 +142,14 @@ def checkpoints(result: dict[str, Any]) -> "Figure":
     titles = ("tensors written, fullest rank", "time to write", "time to read and verify")
     for panel, title, unit in zip(axes, titles, ("B", "s", "s"), strict=True):
         _logarithmic(panel, unit)
-        panel.set_title(title, loc="left", fontsize=12)
-        plain(panel)
+        panel.set_title(title)
     for panel in axes[:2]:
-        panel.legend(frameon=False)
-    figure.supxlabel(
+        panel.legend()
+    source(
+        figure,
         f"{result['optimizer']}, {result['precision']}, stage {result['stage']}, all ranks on one machine "
         f"({result['backend']}). Bytes: marks are counted, lines the formula's. Dotted: each rank writes and syncs, or "
         "reads, one plain file.",
-        fontsize=9,
     )
     return figure
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zerosim import formulas
+from zerosim.figures.sheet import slide
 from zerosim.words import counted
 
 if TYPE_CHECKING:
@@ -14,16 +15,17 @@ _KINDS = {"per_layer": ("o", "#D55E00", 9, 4.0), "constant": ("s", "#0072B2", 5,
 """Mark, colour, and the sizes of mark and line: the first is drawn below the second and shows where they agree."""
 
 
+@slide
 def buffers(result: dict[str, Any]) -> "Figure":
     """Draw the section `buffers` of what `residual` reports: a panel per stage."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import EngFormatter
 
-    from zerosim.figures.style import new_figure, plain
+    from zerosim.figures.style import headline, new_figure
 
     rows, settings = result["sections"]["buffers"], result["settings"]
     stages = sorted({row["stage"] for row in rows})
-    figure, panels = new_figure(1, len(stages), size=(10, 4.8), sharey=True)
+    figure, panels = new_figure(1, len(stages), sharey=True)
     names = {"per_layer": "one bucket per layer", "constant": f"buckets of {settings['bucket']:,} elements"}
     for axes, stage in zip(panels, stages, strict=True):
         own = sorted((row for row in rows if row["stage"] == stage), key=lambda row: row["width"])
@@ -38,11 +40,10 @@ def buffers(result: dict[str, Any]) -> "Figure":
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(EngFormatter("B"))
-        plain(axes)
         axes.set_xticks(widths, [str(width) for width in widths])
         axes.minorticks_off()
         axes.set_xlabel("width of two hidden layers")
-        axes.set_title(f"stage {stage}" + (": a whole layer is gathered, too" if stage == 3 else ""), loc="left")
+        axes.set_title(f"stage {stage}" + (": a whole layer is gathered, too" if stage == 3 else ""))
     panels[0].set_ylabel("peak of buffers on the fullest rank")
     handles = [
         *(
@@ -51,10 +52,10 @@ def buffers(result: dict[str, Any]) -> "Figure":
         ),
         Line2D([], [], color="#555555", linestyle="--", label="all gradients fused (formula)"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     ranks = counted(result["ranks"], "rank")
     title = f"Buffers in one step: marks counted, lines formula; {ranks}, {settings['rows']} rows per rank, fp32"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    headline(figure, title)
     return figure
 
 

@@ -2,19 +2,24 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.sheet import slide
 from zerosim.report import binary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@slide
 def contest(result: dict[str, Any]) -> "Figure":
     """Draw what `collectives bench` reports: time / native's time (below 1 is faster), and busbw, by size."""
     from matplotlib.ticker import EngFormatter, NullFormatter
 
-    from zerosim.figures.style import lines, new_figure, plain
+    from zerosim.figures.style import lines, new_figure
 
-    figure, (left, right) = new_figure(1, 2, size=(11, 4.8))
+    figure, (left, right) = new_figure(
+        1,
+        2,
+    )
     rows = result["sizes"]
     sizes = [row["bytes"] for row in rows]
     names = list(rows[0]["collectives"])
@@ -39,10 +44,7 @@ def contest(result: dict[str, Any]) -> "Figure":
         axes.set_xscale("log", base=4)
         axes.xaxis.set_major_formatter(lambda value, _: binary(value))
         axes.set_xlabel("bytes of the whole vector")
-        plain(axes)
-    left.set_title(
-        f"{result['verb']}, {result['precision']}, {result['ranks']} MPI ranks, measured", loc="left", fontsize=11
-    )
-    right.set_title("bus bandwidth as nccl-tests defines it", loc="left", fontsize=11)
-    right.legend(frameon=False, fontsize=9)
+    left.set_title(f"{result['verb']}, {result['precision']}, {result['ranks']} MPI ranks, measured")
+    right.set_title("bus bandwidth as nccl-tests defines it")
+    right.legend(fontsize="small")
     return figure

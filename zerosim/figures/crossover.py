@@ -2,17 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.sheet import slide
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@slide
 def crossover(timing: dict[str, Any]) -> "Figure":
     """Draw what `collectives time` reports: seconds by bytes of the whole vector, both logarithmic."""
     from matplotlib.ticker import EngFormatter
 
-    from zerosim.figures.style import lines, new_figure, plain
+    from zerosim.figures.style import lines, new_figure
 
-    figure, axes = new_figure(size=(10, 5.2))
+    figure, axes = new_figure()
     sweep = timing["sweep"]
     style = lines(list(sweep["seconds"]))
     drawn: dict[tuple[float, ...], list[str]] = {}
@@ -38,18 +41,15 @@ def crossover(timing: dict[str, Any]) -> "Figure":
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
             ha="center",
-            fontsize=9,
+            fontsize="small",
         )
     axes.xaxis.set_major_formatter(EngFormatter("B"))
     axes.yaxis.set_major_formatter(EngFormatter("s"))
     axes.set_xlabel("bytes of the whole vector")
     axes.set_ylabel(f"time of one {timing['verb']}, modelled")
-    plain(axes)
     axes.set_title(
         f"{timing['verb']} on {timing['ranks']} ranks of {timing['cluster']['name']}; on top, the fastest",
-        loc="left",
-        fontsize=11,
-        pad=20,
+        pad=32,
     )
-    figure.legend(frameon=False, loc="outside right upper", fontsize=9)
+    figure.legend(loc="outside right upper", fontsize="small")
     return figure

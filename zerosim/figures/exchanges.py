@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerosim.collectives import NOBODY
 from zerosim.collectives.check import Trace
+from zerosim.figures.sheet import SLIDE, slide
 from zerosim.words import counted
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ MOST_RANKS, MOST_PANELS = 32, 24
 """More ranks than this are refused; of more exchanges, as many are left out, evenly."""
 
 
+@slide
 def exchanges(trace: Trace, name: str, wrong: str = "") -> "Figure":
     """Draw a panel before each exchange and one at the end: rows are ranks, columns slices, shades how much is summed.
 
@@ -24,13 +26,12 @@ def exchanges(trace: Trace, name: str, wrong: str = "") -> "Figure":
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    from zerosim.figures.style import COMPLETE, SENT, WRONG, shade
+    from zerosim.figures.style import COMPLETE, SENT, WRONG, headline, shade
 
     panels = _panels(len(trace.held))
     columns = min(4 if len(panels) <= 8 else 6, len(panels))
     rows = -(-len(panels) // columns)
-    side = 2.5
-    figure, grid = _grid(rows, columns, side, trace.N)
+    figure, grid = _grid(rows, columns, trace.N)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for axes, s in zip(grid.flat, panels, strict=False):
@@ -38,7 +39,7 @@ def exchanges(trace: Trace, name: str, wrong: str = "") -> "Figure":
     left_out = f", {len(trace.held) - len(panels)} of {len(trace.held)} panels left out"
     title = f"{trace.verb} by {name} on {counted(trace.N, 'rank')}{left_out * (len(panels) < len(trace.held))}"
     lines = [f"{title}; rows: ranks, columns: slices", *wrap(f"WRONG: {wrong}." if wrong else "", 90)]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12, color=WRONG if wrong else "black")
+    headline(figure, "\n".join(lines), color=WRONG if wrong else "black")
     handles: list[Any] = [
         Patch(facecolor=shade(1, max(2, trace.N)), edgecolor="#BBBBBB", label="one rank's part"),
         Patch(facecolor=shade(max(1, trace.N - 1), trace.N), label="more added"),
@@ -48,11 +49,10 @@ def exchanges(trace: Trace, name: str, wrong: str = "") -> "Figure":
     ]
     if trace.N < 3:
         del handles[1]
-    columns = len(handles) if figure.get_figwidth() >= 9 else 3
-    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize="small")
     if wrong:
         last = grid.flat[len(panels) - 1]
-        last.set_title(last.get_title("left") + ": WRONG", fontsize=10, loc="left", color=WRONG)
+        last.set_title(last.get_title("left") + ": WRONG", color=WRONG)
     return figure
 
 
@@ -62,12 +62,13 @@ def _panels(number: int) -> list[int]:
     return sorted({round(i * (number - 1) / (MOST_PANELS - 1)) for i in range(MOST_PANELS)})
 
 
-def _grid(rows: int, columns: int, side: float, N: int) -> tuple["Figure", Any]:
+def _grid(rows: int, columns: int, N: int) -> tuple["Figure", Any]:
     from zerosim.figures.style import new_figure
 
     if N > MOST_RANKS:
         raise ValueError(f"{N} ranks are too many to draw; up to {MOST_RANKS} can be read")
-    return new_figure(rows, columns, size=(max(7.0, side * columns), 1.0 + side * rows), squeeze=False)
+    times = max(1.0, columns / 4, rows / 2)  # a slide has room for eight panels; of more, it is larger
+    return new_figure(rows, columns, size=(times * SLIDE[0], times * SLIDE[1]), squeeze=False)
 
 
 def _panel(axes: "Axes", trace: Trace, s: int) -> None:
@@ -85,7 +86,7 @@ def _panel(axes: "Axes", trace: Trace, s: int) -> None:
         for number, count in enumerate(row):
             colour = "white" if count > N / 2 else "black"
             text = str(count) if count else ""
-            axes.text(number + 0.5, rank + 0.5, text, ha="center", va="center", fontsize=9, color=colour)
+            axes.text(number + 0.5, rank + 0.5, text, ha="center", va="center", fontsize="small", color=colour)
     sent = []
     for rank, exchange in enumerate(trace.rounds[s] if s < len(trace.rounds) else ()):
         if exchange.to == NOBODY:
@@ -107,14 +108,14 @@ def _panel(axes: "Axes", trace: Trace, s: int) -> None:
     axes.set_ylim(N, 0)
     axes.set_aspect("equal")
     ticks = range(0, N, 1 if N <= 8 else 4)
-    axes.set_xticks([t + 0.5 for t in ticks], [str(t) for t in ticks], fontsize=8)
-    axes.set_yticks([t + 0.5 for t in ticks], [str(t) for t in ticks], fontsize=8)
+    axes.set_xticks([t + 0.5 for t in ticks], [str(t) for t in ticks], fontsize="small")
+    axes.set_yticks([t + 0.5 for t in ticks], [str(t) for t in ticks], fontsize="small")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.xaxis.tick_top()
-    axes.set_ylabel("rank" if s == 0 else "", fontsize=9)
+    axes.set_ylabel("rank" if s == 0 else "", fontsize="small")
     where = "at the end" if s == len(trace.rounds) else f"before exchange {s}"
-    axes.set_title(where, fontsize=10, loc="left")
+    axes.set_title(where)
 
 
 def _square(x: float, y: float, inset: float) -> list[tuple[float, float]]:

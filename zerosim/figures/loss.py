@@ -2,13 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.sheet import slide
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@slide
 def loss(report: dict[str, Any]) -> "Figure":
     """Draw the training loss by step, thick to thin so that equal curves all show, and the held-out loss by epoch."""
-    from zerosim.figures.style import STAGES, new_figure, plain, subject
+    from zerosim.figures.style import STAGES, new_figure, subject
 
     figure, axes = new_figure()
     hashes = [run["weights_sha256"] for run in report["runs"]]
@@ -41,7 +44,6 @@ def loss(report: dict[str, Any]) -> "Figure":
         axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    plain(axes)
-    axes.set_title(f"Training loss, {report['data']['name']}\n{subject(report)}", loc="left", fontsize=11)
-    axes.legend(frameon=False)
+    axes.set_title(f"Training loss, {report['data']['name']}\n{subject(report)}")
+    axes.legend()
     return figure

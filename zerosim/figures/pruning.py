@@ -3,10 +3,13 @@
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.sheet import slide
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@slide
 def pruning(report: dict[str, Any]) -> "Figure | None":
     """Draw the last stage's loss by step and below it, dark, the groups that were pruned; the lines part the layers.
 
@@ -18,17 +21,16 @@ def pruning(report: dict[str, Any]) -> "Figure | None":
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
-    from zerosim.figures.style import new_figure, plain, subject
+    from zerosim.figures.style import headline, new_figure, subject
 
     run = report["runs"][-1]
     if not run["pruning"]:
         return None
     own, steps = run["pruning"], len(run["loss"])
-    figure, (above, below) = new_figure(2, size=(8.5, 5.8), sharex=True, height_ratios=(1, 2))
+    figure, (above, below) = new_figure(2, sharex=True, height_ratios=(1, 2))
     values = [float("nan") if value is None else value for value in run["loss"]]
     above.plot(range(1, steps + 1), values, color="black", marker="." if steps == 1 else "")
     above.set_ylabel("loss")
-    plain(above)
 
     width, groups = own["record"]["groups_per_cell"], own["groups"]
     counts = np.array([[int(n) for n in cells.split()] for cells in own["record"]["pruned"]]).T
@@ -46,7 +48,7 @@ def pruning(report: dict[str, Any]) -> "Figure | None":
         Patch(facecolor=colormaps["Blues"](count / width), edgecolor="#999999", label=name)
         for count, name in shades.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     below.set_ylim(groups, 0)
     below.set_ylabel(f"group{'' if own['by'] == 'layer' else ', layer after layer'}")
     below.set_xlabel("step")
@@ -56,7 +58,7 @@ def pruning(report: dict[str, Any]) -> "Figure | None":
     title = (
         f"{own['pruned']['formula']} of {groups} groups by {own['by']} {done} in each step (dark), stage {run['stage']}"
     )
-    figure.suptitle(f"{title}\n{subject(report)}", x=0.01, ha="left", fontsize=11)
+    headline(figure, f"{title}\n{subject(report)}")
     return figure
 
 
@@ -74,5 +76,5 @@ def _name_layers(axes: Any, counts: list[int], groups: int) -> None:
         middle = (begin + end) / 2
         if middle - named > groups / 25:
             place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            axes.annotate(f"layer {layer}", (1, middle), (5, 0), va="center", fontsize=9, **place)
+            axes.annotate(f"layer {layer}", (1, middle), (5, 0), va="center", fontsize="small", **place)
             named = middle

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zerosim import formulas
+from zerosim.figures.sheet import slide
 from zerosim.report import si
 
 if TYPE_CHECKING:
@@ -25,26 +26,26 @@ _WHITE: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "white", "mark
 _PRINTED = {"marker": "D", "markersize": 4.5, "markeredgewidth": 1.1, "zorder": 5, **_WHITE}
 _COUNTED = {"marker": "o", "markersize": 10, "markeredgewidth": 1.5, "zorder": 4, **_WHITE}
 _GREY = "#555555"
-_SLIDE = (10, 5.8)
 _MOST = 1024
 """Ranks to which the curves are drawn, as far as table 1 goes."""
 
 
+@slide
 def figure1(rows: Rows) -> "Figure":
     """ZeRO's figure 1: bytes of model states per device, bars for 7.5 billion parameters, N = 64, K = 12."""
-    from zerosim.figures.style import CLASSES, in_bytes, label, new_figure
+    from zerosim.figures.style import in_bytes, label, look, new_figure, source
 
-    figure, axes = new_figure(size=_SLIDE)
+    figure, axes = new_figure()
     totals = {row["inputs"]["stage"]: f"{row['published']:g}" for row in rows if row["id"].startswith("zero.fig1.")}
     for stage, printed in sorted(totals.items()):
         stage = int(stage)
         height = 0.0
         for name, value in formulas.model_states(stage, 7.5e9, 64)._asdict().items():
-            axes.bar(stage, value, 0.6, bottom=height, color=CLASSES[name], label=None if stage else label(name))
+            axes.bar(stage, value, 0.6, bottom=height, label=None if stage else label(name), **look(name))
             height += value
-        for above, text, size, weight in ((5, f"published: {printed} GB", 11, "normal"), (20, si(height), 14, "bold")):
+        for above, text, weight in ((7, f"published: {printed} GB", "normal"), (30, si(height), "bold")):
             at = {"xytext": (0, above), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(text, (stage, height), fontsize=size, weight=weight, **at)
+            axes.annotate(text, (stage, height), weight=weight, **at)
     edges = [[stage - 0.37 for stage in range(4)], [stage + 0.37 for stage in range(4)]]
     axes.hlines(
         [1e9 * float(totals[stage]) for stage in range(4)],
@@ -58,19 +59,20 @@ def figure1(rows: Rows) -> "Figure":
     axes.set_xticks(range(4), [f"stage {stage}: {name}" for stage, name in enumerate(names)])
     in_bytes(axes)
     axes.set_ylim(0, 138e9)
-    axes.legend(frameon=False, fontsize=12, loc="upper right")
+    axes.legend(loc="upper right")
     _words(axes, "Each stage shares out one more class of model states among the devices", "", "bytes per device")
-    _source(
+    source(
         figure, f"Ψ = 7.5 billion parameters, N = 64 devices, K = 12. Bold: the formula. Published: {_ZERO}, figure 1."
     )
     return figure
 
 
+@slide
 def states(points: Rows, rows: Rows) -> "Figure":
     """ZeRO's table 1 for every N: bytes of model states per parameter and rank, a curve per stage."""
-    from zerosim.figures.style import new_figure
+    from zerosim.figures.style import new_figure, source
 
-    figure, axes = new_figure(size=_SLIDE)
+    figure, axes = new_figure()
     N = np.geomspace(1, _MOST, 201)
     for stage, text in enumerate(("2 + 2 + 12", "2 + 2 + 12/N", "2 + (2 + 12)/N", "(2 + 2 + 12)/N")):
         _curve(axes, N, formulas.states_per_rank(stage, 1, N), stage, f"stage {stage}: {text}")
@@ -83,18 +85,19 @@ def states(points: Rows, rows: Rows) -> "Figure":
     axes.set_yscale("log", base=2)
     axes.set_yticks([4.0**i for i in range(-3, 3)], ["1/64", "1/16", "1/4", "1", "4", "16"])
     _by_ranks(axes)
-    axes.legend(frameon=False, fontsize=12, loc="lower left")
+    axes.legend(loc="lower left")
     title = "Memory per parameter: only stage 3 keeps shrinking as ranks are added"
     _words(axes, title, "data-parallel ranks N", "bytes at rest per parameter, on a rank")
-    _source(figure, f"Curves: the formulas with 2 + 2 + 12 bytes. Published: {_ZERO}, table 1.")
+    source(figure, f"Curves: the formulas with 2 + 2 + 12 bytes. Published: {_ZERO}, table 1.")
     return figure
 
 
+@slide
 def largest(rows: Rows) -> "Figure":
     """ZeRO's table 2: the largest model by number of devices, 32 GB each, N = 64 times 1 to 16 model-parallel ones."""
-    from zerosim.figures.style import STAGES, new_figure
+    from zerosim.figures.style import STAGES, new_figure, source
 
-    figure, axes = new_figure(size=_SLIDE)
+    figure, axes = new_figure()
     ways = np.array([1, 2, 4, 8, 16])
     table = _of(rows, "zero.t2.")
     for stage in range(4):
@@ -109,7 +112,7 @@ def largest(rows: Rows) -> "Figure":
                 axes.plot([64 * MP for MP, _ in found], [size for _, size in found], **{**mark, **color})
             if found and trained:
                 shares = [100 * size / formulas.largest_model(stage, 32e9, 64, MP=MP) for MP, size in found]
-                at = {"xytext": (14, -3), "textcoords": "offset points", "va": "top", "fontsize": 11, "color": _GREY}
+                at = {"xytext": (14, -3), "textcoords": "offset points", "va": "top", "color": _GREY}
                 said = f"trained: {min(shares):.0f} to {max(shares):.0f} % of it"
                 axes.annotate(said, (64 * found[-1][0], found[-1][1]), **at)
     axes.plot([], [], **_PRINTED, label="published bound")
@@ -119,18 +122,19 @@ def largest(rows: Rows) -> "Figure":
     axes.set_yscale("log")
     axes.set_yticks([10.0**i for i in range(9, 13)], ["1 B", "10 B", "100 B", "1 T"])
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=12, loc="upper left")
+    axes.legend(loc="upper left")
     title = "On 64 ranks, stage 3 has room for 64 times what plain data parallelism has"
     _words(axes, title, "devices: 64 data-parallel ranks of MP model-parallel devices each", "parameters")
-    _source(figure, f"Curves: what fills 32 GB with 2 + 2 + 12 bytes per parameter. Published: {_ZERO}, table 2.")
+    source(figure, f"Curves: what fills 32 GB with 2 + 2 + 12 bytes per parameter. Published: {_ZERO}, table 2.")
     return figure
 
 
+@slide
 def volume(points: Rows) -> "Figure":
     """ZeRO's section 7 for every N: elements that a rank sends in a step, per parameter, a curve per stage."""
-    from zerosim.figures.style import new_figure
+    from zerosim.figures.style import new_figure, source
 
-    figure, axes = new_figure(size=_SLIDE)
+    figure, axes = new_figure()
     N = np.geomspace(1, _MOST, 201)
     for limit in (2, 3):
         axes.axhline(limit, color="black", linewidth=0.9, linestyle=":", zorder=0)
@@ -143,23 +147,24 @@ def volume(points: Rows) -> "Figure":
     _by_ranks(axes)
     axes.set_yticks(range(4))
     axes.set_ylim(-0.12, 3.25)
-    axes.legend(frameon=False, fontsize=12, loc="lower right")
+    axes.legend(loc="lower right")
     title = "Stages 1 and 2 send no more than plain data parallelism, stage 3 half as much again"
-    _words(axes, title, "data-parallel ranks N", "elements sent per parameter, by a rank in a step")
-    _source(
+    _words(axes, title, "data-parallel ranks N", "elements sent per parameter, rank and step")
+    source(
         figure, f"Curves: the formulas. Dotted: the limits for large N, published as 2 Ψ and 3 Ψ: {_ZERO}, section 7."
     )
     return figure
 
 
+@slide
 def efficiency(rows: Rows) -> "Figure":
     """ZeRO-Infinity's figure 3: the share of 70 TFLOPS that moving the states at a bandwidth leaves, three panels."""
     from matplotlib import colormaps
-    from matplotlib.ticker import EngFormatter, PercentFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, PercentFormatter
 
-    from zerosim.figures.style import new_figure
+    from zerosim.figures.style import headline, new_figure, source
 
-    figure, panels = new_figure(1, 3, size=(13, 5.6), sharey=True, gridspec_kw={"wspace": 0.06})
+    figure, panels = new_figure(1, 3, sharey=True, gridspec_kw={"wspace": 0.06})
     batches = {f"batch {b}": {"b": b, "s": 1024} for b in (1, 2, 4, 8, 16)}
     widths = {f"width {h}K": {"h": 1024 * h} for h in (2, 8, 16, 32, 64)}
     kinds = (
@@ -177,14 +182,14 @@ def efficiency(rows: Rows) -> "Figure":
         axes.set_xscale("log")
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(EngFormatter("B/s"))
-        axes.legend(frameon=False, fontsize=11, loc="lower right")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize="small")
+        axes.xaxis.set_major_locator(LogLocator(numticks=3))
         _words(axes, title, "bandwidth", "")
-        axes.tick_params(labelsize=10)
     panels[0].yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    panels[0].set_ylabel("efficiency, nothing overlapped", fontsize=12)
+    panels[0].set_ylabel("efficiency, nothing overlapped")
     title = "Optimizer states need the most bandwidth to stay efficient, activation checkpoints the least"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=15)
-    _source(
+    headline(figure, title)
+    source(
         figure,
         f"Curves: the formulas, peak 70 TFLOPS, batches of sequences of 1024 tokens. Diamonds: {_INFINITY}, "
         "sections 4.2 (figure 3) and 5.2.3.",
@@ -212,7 +217,7 @@ def _curve(axes: "Axes", x: np.ndarray, y: np.ndarray, stage: int, text: str, wi
 
     edge = [Stroke(linewidth=width + 1.2, foreground=_GREY), Normal()]
     axes.plot(x, y, color=STAGES[stage], linewidth=width, path_effects=edge, solid_capstyle="butt")
-    axes.annotate(text, (x[-1], y[-1]), (14, 0), textcoords="offset points", va="center", fontsize=12)
+    axes.annotate(text, (x[-1], y[-1]), (14, 0), textcoords="offset points", va="center")
 
 
 def _statement(axes: "Axes", row: dict[str, Any]) -> None:
@@ -228,12 +233,12 @@ def _statement(axes: "Axes", row: dict[str, Any]) -> None:
     axes.annotate(
         f"over {100 * said:.0f} %:\n{size}, {EngFormatter('B/s')(bandwidth)}",
         (bandwidth, said),
-        (0.98, 0.42 if said < 0.6 else 0.6),
+        (0.98, 0.15 if said < 0.6 else 0.36),
         textcoords="axes fraction",
         ha="right",
         multialignment="left",
+        fontsize="small",
         va="top",
-        fontsize=11,
         arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.8},
     )
 
@@ -258,15 +263,6 @@ def _by_ranks(axes: "Axes") -> None:
 
 
 def _words(axes: "Axes", title: str, x: str, y: str) -> None:
-    """Title and labels that can be read from the last row."""
-    from zerosim.figures.style import plain
-
-    axes.set_title(title, loc="left", fontsize=14)
-    axes.set_xlabel(x, fontsize=12)
-    axes.set_ylabel(y, fontsize=12)
-    axes.tick_params(labelsize=12)
-    plain(axes)
-
-
-def _source(figure: "Figure", text: str) -> None:
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=_GREY)
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)

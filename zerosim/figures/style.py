@@ -1,11 +1,18 @@
-"""What the figures share: colours that colour-blind readers can tell apart (Okabe and Ito 2008), axes in bytes."""
+"""What the figures share: colours that colour-blind readers can tell apart (Okabe and Ito 2008), axes in bytes.
 
+A class of memory, a verb, a phase has the same colour and the same hatching in every figure; the hatching tells them
+apart where there is no colour.
+"""
+
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter
 
+from zerosim.figures.sheet import SLIDE
 from zerosim.words import counted
 
 CLASSES = {
@@ -27,6 +34,31 @@ PHASES = {
     "gather": "#D55E00",
     "network": "#8C8C8C",
 }
+PARTS = {"compute": "#0072B2", "update": "#009E73", "exposed": "#D55E00", "offload": "#CC79A7", "waiting": "#8C8C8C"}
+"""Of a step's time."""
+
+COLOURS = {**CLASSES, **VERBS, **GROUPS, **PHASES, **PARTS}
+HATCHES = {
+    "gradients": "//",
+    "reduce_scatter": "//",
+    "reduce": "//",
+    "optimizer_states": "\\\\",
+    "update": "\\\\",
+    "activations": "xx",
+    "tensor": "xx",
+    "offload": "xx",
+    "all_reduce": "--",
+    "backward": "--",
+    "buffers": "..",
+    "network": "..",
+    "waiting": "..",
+    "pipeline": "||",
+    "gather": "||",
+    "exposed": "||",
+    "recompute": "++",
+}
+"""Of those that are not plain."""
+
 WAIT = "#E4E4E4"
 """A rank that waits for another one."""
 STAGES = ("#000000", "#56B4E9", "#D55E00", "#F0E442")
@@ -67,7 +99,13 @@ def slice_colours(N: int) -> list[Any]:
     """A colour for each of N slices."""
     from matplotlib import colormaps
 
-    return [colormaps["turbo"](0.08 + 0.84 * i / max(1, N - 1)) for i in range(N)]
+    return [colormaps["viridis"](0.95 * i / max(1, N - 1)) for i in range(N)]
+
+
+def look(name: str, **more: Any) -> dict[str, Any]:
+    """How an area that stands for this class, verb, phase or part is filled, as a patch's properties; and `more`."""
+    own = {"facecolor": COLOURS[name], "hatch": HATCHES.get(name, ""), "edgecolor": "white", "linewidth": 0}
+    return own | more
 
 
 def label(name: str) -> str:
@@ -75,24 +113,31 @@ def label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def new_figure(
-    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.5), **shared: Any
-) -> tuple[Figure, Any]:
+def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = SLIDE, **shared: Any) -> tuple[Figure, Any]:
     """Return a figure for a slide, and its axes."""
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, **shared)
+    import matplotlib
+
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    axes = figure.subplots(rows, columns, **shared)
+    for one in figure.axes:  # ticks are made as they are needed, when others' settings may hold
+        one.tick_params(labelsize=matplotlib.rcParams["font.size"])
+    return figure, axes
 
 
-def plain(axes: Axes) -> None:
-    """Leave away the frame's upper and right line."""
-    axes.spines[["top", "right"]].set_visible(False)
+def headline(figure: Figure, text: str, **more: Any) -> None:
+    """Write a title over all panels, in as many lines as it takes."""
+    figure.suptitle("\n".join(fill(line, 92) for line in text.splitlines()), x=0.01, ha="left", **more)
+
+
+def source(figure: Figure, text: str) -> None:
+    """Say in small words below the axes what was drawn, and from where it is."""
+    figure.supxlabel(fill(text, 125), x=0.01, ha="left", fontsize="small", color="#444444")
 
 
 def in_bytes(axes: Axes) -> None:
     """Label the y axis in bytes, powers of 1000."""
     axes.yaxis.set_major_formatter(EngFormatter("B"))
     axes.set_ylim(bottom=0)
-    plain(axes)
 
 
 def subject(report: dict[str, Any]) -> str:

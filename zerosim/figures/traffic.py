@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.sheet import slide
 from zerosim.formulas import WIDTH
 from zerosim.report import si
 
@@ -9,30 +10,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@slide
 def traffic(report: dict[str, Any]) -> "Figure":
     """Draw stacked bars per stage, for the busiest rank. The lines are the paper's volumes, which hold for large N."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    from zerosim.figures.style import GROUPS, VERBS, in_bytes, new_figure, subject
+    from zerosim.figures.style import GROUPS, VERBS, in_bytes, look, new_figure, subject
 
     figure, axes = new_figure()
     groups = report["runs"][0]["traffic"]["model_parallel"]
     for at, run in enumerate(report["runs"]):
         sent, formula = _busiest(run["traffic"])
         bottom = level = 0
-        for what, colour in {**VERBS, **GROUPS}.items():
-            axes.bar(at, sent.get(what, 0), 0.6, bottom, color=colour, linewidth=0)
+        for what in (*VERBS, *GROUPS):
+            axes.bar(at, sent.get(what, 0), 0.6, bottom, **look(what))
             bottom += sent.get(what, 0)
-            if what in formula:
+            if formula.get(what):
                 level += formula[what]
-                axes.plot([at - 0.34, at + 0.34], [level, level], color="black", linewidth=1.4)
-        axes.annotate(si(bottom), (at, bottom), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+                axes.plot([at - 0.34, at + 0.34], [level, level], color="black", linewidth=2.4)
+        axes.annotate(si(bottom), (at, bottom), (0, 3), textcoords="offset points", ha="center", fontsize="small")
     Psi = report["model"]["parameters"] * WIDTH[report["config"]["precision"]]
     averages = report["config"]["sync"] == "average"
     equal = not groups and len(set(report["grid"]["shares"])) == 1
     for times in (2, 3) if equal and not averages else ():
-        axes.axhline(times * Psi, color="black", linewidth=0.8, linestyle="--", zorder=0)
+        axes.axhline(times * Psi, color="black", linewidth=1.4, linestyle="--", zorder=0)
         axes.annotate(
             f"{times} Ψ",
             (1, times * Psi),
@@ -49,13 +51,13 @@ def traffic(report: dict[str, Any]) -> "Figure":
     title = "Traffic of a step" if k == 1 else f"Traffic of a step of {k} micro-steps"
     if averages:
         title = f"Traffic of a step after which parameters are averaged, one in {report['config']['sync_every']}"
-    axes.set_title(f"{title}\n{subject(report)}", loc="left", fontsize=11)
-    handles: list[Any] = [Patch(color=colour, label=verb) for verb, colour in VERBS.items()]
-    handles += [Patch(color=GROUPS[group], label=f"{group} parallel") for group in groups]
-    handles.append(Line2D([], [], color="black", linewidth=1.4, label="formula, (N - 1) / N" if equal else "formula"))
+    axes.set_title(f"{title}\n{subject(report)}")
+    handles: list[Any] = [Patch(**look(verb), label=verb) for verb in VERBS]
+    handles += [Patch(**look(group), label=f"{group} parallel") for group in groups]
+    handles.append(Line2D([], [], color="black", linewidth=2.4, label="formula, (N - 1) / N" if equal else "formula"))
     if equal and not averages:
-        handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle="--", label="paper, large N"))
-    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+        handles.append(Line2D([], [], color="black", linewidth=1.4, linestyle="--", label="paper, large N"))
+    figure.legend(handles=handles, loc="outside right upper")
     return figure
 
 

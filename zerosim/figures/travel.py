@@ -5,14 +5,19 @@ from pathlib import Path
 
 from zerosim.collectives import NOBODY
 from zerosim.collectives.check import Trace
+from zerosim.figures.sheet import slide
 
 MOST_RANKS, MOST_EXCHANGES = 12, 40
 """More than this is refused: nobody could follow it."""
+
+_WIDE = 1.7
+"""Ranks sit on an ellipse, so many times as wide as it is high."""
 
 STEPS, PAUSE = 8, 3
 """Frames that a slice is on its way, and that one rests between exchanges."""
 
 
+@slide
 def travel(trace: Trace, name: str, path: str | Path) -> None:
     """Write an animated GIF of a collective. Raises ValueError for more ranks or exchanges than one can follow."""
     from matplotlib.animation import PillowWriter
@@ -24,7 +29,7 @@ def travel(trace: Trace, name: str, path: str | Path) -> None:
         )
     stage = _Stage(trace, name)
     writer = PillowWriter(fps=12)
-    with writer.saving(stage.figure, str(path), dpi=110):
+    with writer.saving(stage.figure, str(path), dpi=72):
         for s in range(len(trace.held)):
             last = s >= len(trace.rounds)
             for frame in range(1 if last else STEPS):
@@ -43,18 +48,26 @@ class _Stage:
 
         N = trace.N
         self._trace, self._name = trace, name
-        self._places = [(sin(2 * pi * r / N), cos(2 * pi * r / N)) for r in range(N)]
-        self._cell = min(0.16, 1.5 * sin(pi / max(N, 2)) / N / 1.08)
+        self._places = [(_WIDE * sin(2 * pi * r / N), cos(2 * pi * r / N)) for r in range(N)]
+        self._cell = min(0.2, 1.5 * sin(pi / max(N, 2)) / N / 1.08)
         self._colours = slice_colours(N)
-        self.figure, self._axes = new_figure(size=(7, 7.3))
+        self.figure, self._axes = new_figure()
         self.figure.set_layout_engine("none")
         axes = self._axes
-        axes.set_position((0.02, 0.02, 0.96, 0.9))
+        axes.set_position((0.02, 0.02, 0.96, 0.84))
         axes.set_axis_off()
-        axes.set_xlim(-1.45, 1.45)
         axes.set_ylim(-1.3, 1.4)
+        axes.set_aspect("equal")
+        axes.set_xlim(-2.74, 2.74)
         for rank, (x, y) in enumerate(self._places):
-            axes.text(x, y + self._cell * 0.75, f"rank {rank}", ha="center", va="bottom", fontsize=11 if N <= 8 else 8)
+            axes.text(
+                x,
+                y + self._cell * 0.75,
+                f"rank {rank}",
+                ha="center",
+                va="bottom",
+                fontsize="medium" if N <= 8 else "small",
+            )
         corners = [self._corner(r, number) for r in range(N) for number in range(N)]
         frames = [_box(*corner, self._cell, 1.0) for corner in corners]
         axes.add_collection(PolyCollection(frames, facecolor="white", edgecolor="black", linewidth=0.4))
@@ -87,8 +100,6 @@ class _Stage:
         where = f"exchange {s}" if s < len(trace.rounds) else f"done after {len(trace.rounds)} exchanges"
         self._axes.set_title(
             f"{trace.verb} by {self._name}, {N} ranks, {where}\na colour per slice, as full as ranks are added in it",
-            fontsize=12,
-            loc="left",
         )
 
     def _corner(self, rank: int, number: int) -> tuple[float, float]:

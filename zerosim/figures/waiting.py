@@ -2,24 +2,26 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zerosim.figures.sheet import SLIDE, slide
 from zerosim.report import DRAWN, text_seconds, waits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@slide
 def waiting(report: dict[str, Any]) -> "Figure | None":
     """Draw the step of the last run; None if no rank waits for another one by design."""
     from matplotlib.patches import Patch
 
-    from zerosim.figures.style import PHASES, WAIT, new_figure, plain, subject
+    from zerosim.figures.style import PHASES, WAIT, headline, look, new_figure, subject
 
     if not waits(report):
         return None
     run = report["runs"][-1]
     clocks = run["time"]["virtual"]["ranks"][:DRAWN]
     figure, (axes, beside) = new_figure(
-        1, 2, size=(12, 2.2 + 0.42 * len(clocks)), sharey=True, gridspec_kw={"width_ratios": [4, 1]}
+        1, 2, size=(SLIDE[0], max(SLIDE[1], 2.5 + 0.5 * len(clocks))), sharey=True, gridspec_kw={"width_ratios": [4, 1]}
     )
     whole = max(end for clock in clocks for _, end, _, _ in clock["spans"])
     unit, size = ("seconds", 1.0) if whole >= 1 else ("milliseconds", 1e3)
@@ -38,22 +40,21 @@ def waiting(report: dict[str, Any]) -> "Figure | None":
     beside.set_xlim(0, 1.7 * max([*measured, 1e-6]))
     beside.set_xticks([0])
     beside.set_xlabel("waited,\nas measured")
-    for panel in (axes, beside):
-        plain(panel)
     names = {what for clock in clocks for _, _, what, _ in clock["spans"]}
-    handles = [Patch(color=colour, label=name) for name, colour in PHASES.items() if name in names]
+    handles = [Patch(**look(name), label=name) for name in PHASES if name in names]
     handles.append(Patch(color=WAIT, label="waits for the rank of that number"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.suptitle(f"A step of stage {run['stage']}: {subject(report)}", x=0.01, ha="left", fontsize=11)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    headline(figure, f"A step of stage {run['stage']}: {subject(report)}")
     return figure
 
 
 def _span(axes: Any, rank: int, start: float, end: float, what: str, partner: int, whole: float) -> None:
-    from zerosim.figures.style import PHASES, WAIT
+    from zerosim.figures.style import PHASES, WAIT, look
 
-    axes.barh(rank, end - start, 0.7, start, color=WAIT if what == "wait" else PHASES.get(what, "white"), linewidth=0)
+    like = look(what) if what in PHASES else {"color": WAIT if what == "wait" else "white"}
+    axes.barh(rank, end - start, 0.7, start, **like)
     if what == "wait" and end - start > 0.025 * whole:
-        axes.annotate(str(partner), ((start + end) / 2, rank), ha="center", va="center", fontsize=8)
+        axes.annotate(str(partner), ((start + end) / 2, rank), ha="center", va="center", fontsize="small")
 
 
 def _name(report: dict[str, Any], rank: int) -> str:
