@@ -462,12 +462,11 @@ def _traffic(subject: Subject, work: Workload, stage: int, offload: str) -> dict
 def _seconds(
     subject: Subject, machine: Machine, work: Workload, stage: int, offload: str, traffic: dict[str, int]
 ) -> dict[str, float] | None:
-    operations = _operations(subject, work)
-    if operations is None:
+    todo = operations(subject, work)
+    if todo is None:
         return None
-    peak = machine.flops_fp32 if work.precision == "fp32" else machine.flops
-    compute = operations / (peak * work.efficiency)
-    update = _update(subject, machine, work, stage, offload)
+    compute = todo / speed(machine, work)
+    updating = update(subject, machine, work, stage, offload)
     network = machine.network
     sending = _sending(subject, machine, work, stage)
     hidden = 0.0
@@ -482,17 +481,22 @@ def _seconds(
     moved_hidden = min(moving / 2, max(0.0, compute - hidden)) if work.overlap else 0.0
     return {
         "compute": compute,
-        "optimizer": update,
+        "optimizer": updating,
         "communication": data + tensor,
         "offload": moving,
         "hidden": hidden + moved_hidden,
         "communication_exposed": data + tensor - hidden,
         "offload_exposed": moving - moved_hidden,
-        "total": compute + update + data + tensor + moving - hidden - moved_hidden,
+        "total": compute + updating + data + tensor + moving - hidden - moved_hidden,
     }
 
 
-def _operations(subject: Subject, work: Workload) -> float | None:
+def speed(machine: Machine, work: Workload) -> float:
+    """Floating-point operations per second that products reach on a device."""
+    return (machine.flops_fp32 if work.precision == "fp32" else machine.flops) * work.efficiency
+
+
+def operations(subject: Subject, work: Workload) -> float | None:
     """Floating-point operations per device and step."""
     k, b, t = work.grad_accum, work.micro_batch, work.tensor_parallel
     full = work.recompute == "full"
@@ -502,14 +506,14 @@ def _operations(subject: Subject, work: Workload) -> float | None:
     if s is None:
         return None
     tokens = k * b * s
-    operations = float(formulas.flops(subject.active, tokens, full))
+    todo = float(formulas.flops(subject.active, tokens, full))
     if model and model.layers and model.hidden:
         again, width = work.recompute != "none", (model.heads or 1) * (model.head_dim or model.hidden)
-        operations += float(formulas.attention_flops(model.layers + model.cross_layers, width, s, tokens, again))
-    return operations / t
+        todo += float(formulas.attention_flops(model.layers + model.cross_layers, width, s, tokens, again))
+    return todo / t
 
 
-def _link(machine: Machine, work: Workload) -> tuple[float, float]:
+def link(machine: Machine, work: Workload) -> tuple[float, float]:
     """Return (latency of a collective, bandwidth of a rank) for data-parallel ranks: rings inside, then between nodes.
 
     The ranks of a node share its links; a ring crosses between two nodes once, so all links carry rings at a time.
@@ -532,7 +536,7 @@ def _sending(subject: Subject, machine: Machine, work: Workload, stage: int) -> 
     is reduced or gathered in each micro-step takes its time in each of them.
     """
     k, t = work.grad_accum, work.tensor_parallel
-    alpha, bandwidth = _link(machine, work)
+    alpha, bandwidth = link(machine, work)
     buckets = sum(times for _, times in subject.units)
     if work.bucket and stage < 3:
         buckets = max(1, -(-subject.parameters // (t * work.bucket)))
@@ -553,7 +557,7 @@ def _sending(subject: Subject, machine: Machine, work: Workload, stage: int) -> 
     return {"backward": (reduced + gathered / 2) * each, "forward": gathered / 2 * each}
 
 
-def _update(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> float:
+def update(subject: Subject, machine: Machine, work: Workload, stage: int, offload: str) -> float:
     """Seconds to read the gradient, read and write the states and write the parameters, at the memory's bandwidth."""
     w, g, K = work.per_parameter()
     elements = _padded(subject, work) / (work.ranks if stage >= 1 else 1)

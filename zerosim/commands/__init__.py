@@ -2,7 +2,19 @@
 
 from types import ModuleType
 
-from zerosim.commands import bench, check, checkpoint, collectives, gallery, myths, plan, residual, train, witness
+from zerosim.commands import (
+    bench,
+    check,
+    checkpoint,
+    collectives,
+    figures,
+    gallery,
+    myths,
+    plan,
+    residual,
+    train,
+    witness,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -13,6 +25,7 @@ COMMANDS: dict[str, ModuleType] = {
     "gallery": gallery,
     "collectives": collectives,
     "bench": bench,
+    "figures": figures,
     "residual": residual,
     "witness": witness,
 }

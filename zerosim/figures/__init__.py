@@ -3,7 +3,8 @@
 Each function returns a matplotlib Figure; in a notebook the last line of a cell shows it (after %matplotlib inline).
 `memory`, `traffic`, `loss`, `timeline`, `sync`, `pruning` and `waiting` draw a training; `exchanges`, `crossover` and
 `contest` collectives, and `travel` animates one; `step`, `peers`, `scale` and `checkpoints` benchmarks; `plan` a plan;
-`arena` and `buffers` residual states; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
+`schedule` a step on two streams; `arena` and `buffers` residual states; `ownership`, `halves`, `accumulation`,
+`precision`, `room` and `table1` are for lectures; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
 """
 
 from collections.abc import Callable
@@ -17,13 +18,20 @@ from zerosim.figures.buffers import buffers
 from zerosim.figures.contest import contest
 from zerosim.figures.crossover import crossover
 from zerosim.figures.exchanges import exchanges
+from zerosim.figures.halves import halves
 from zerosim.figures.loss import loss
 from zerosim.figures.memory import memory
+from zerosim.figures.micro import accumulation
+from zerosim.figures.ownership import ownership
 from zerosim.figures.plan import plan
+from zerosim.figures.precision import precision
 from zerosim.figures.pruning import pruning
 from zerosim.figures.published import efficiency, figure1, largest, states, volume
+from zerosim.figures.room import room
+from zerosim.figures.schedule import schedule
 from zerosim.figures.sheet import STYLE
 from zerosim.figures.sync import sync
+from zerosim.figures.table1 import table1
 from zerosim.figures.timeline import timeline
 from zerosim.figures.traffic import traffic
 from zerosim.figures.travel import travel
@@ -45,6 +53,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], "Figure | None"]] = {
 
 __all__ = [
     "FIGURES",
+    "accumulation",
     "arena",
     "buffers",
     "checkpoints",
@@ -53,17 +62,23 @@ __all__ = [
     "efficiency",
     "exchanges",
     "figure1",
+    "halves",
     "largest",
     "loss",
     "memory",
+    "ownership",
     "peers",
     "plan",
+    "precision",
     "pruning",
+    "room",
     "save",
     "scale",
+    "schedule",
     "states",
     "step",
     "sync",
+    "table1",
     "timeline",
     "traffic",
     "travel",

@@ -75,7 +75,7 @@ def states(points: Rows, rows: Rows) -> "Figure":
     figure, axes = new_figure()
     N = np.geomspace(1, _MOST, 201)
     for stage, text in enumerate(("2 + 2 + 12", "2 + 2 + 12/N", "2 + (2 + 12)/N", "(2 + 2 + 12)/N")):
-        _curve(axes, N, formulas.states_per_rank(stage, 1, N), stage, f"stage {stage}: {text}")
+        curve(axes, N, formulas.states_per_rank(stage, 1, N), stage, f"stage {stage}: {text}")
     held = [max(sum(own.values()) for own in point["at_rest"]) / point["padded_parameters"] for point in points]
     axes.plot([point["ranks"] for point in points], held, **_COUNTED, label=_counted(points))
     printed = _of(rows, "zero.t1.")
@@ -102,7 +102,7 @@ def largest(rows: Rows) -> "Figure":
     table = _of(rows, "zero.t2.")
     for stage in range(4):
         bound = formulas.largest_model(stage, 32e9, 64, MP=ways)
-        _curve(axes, 64 * ways, bound, stage, f"stage {stage}: {bound[0] / 1e9:.3g} B × MP")
+        curve(axes, 64 * ways, bound, stage, f"stage {stage}: {bound[0] / 1e9:.3g} B × MP")
         ours = [row for row in table if row["inputs"]["stage"] == stage]
         marks = {False: _PRINTED, True: {**_PRINTED, "marker": "x", "markersize": 9, "markeredgewidth": 2.4}}
         for trained, mark in marks.items():
@@ -141,7 +141,7 @@ def volume(points: Rows) -> "Figure":
     # three stages send the same: their curves lie on each other, so the lower ones are wider
     for stage, width in enumerate((10, 6, 2.4, 2.4)):
         text = {2: "stages 0, 1, 2:\n2 (N - 1)/N", 3: "stage 3:\n3 (N - 1)/N"}.get(stage, "")
-        _curve(axes, N, formulas.bytes_per_rank(stage, 1, N, w=1), stage, text, width)
+        curve(axes, N, formulas.bytes_per_rank(stage, 1, N, w=1), stage, text, width)
     sent = [max(sum(own.values()) for own in point["sent"]) / _bytes(point) for point in points]
     axes.plot([point["ranks"] for point in points], sent, **_COUNTED, label=_counted(points))
     _by_ranks(axes)
@@ -209,7 +209,7 @@ def _trained(row: dict[str, Any]) -> bool:
     return row.get("rounding") == "bound"
 
 
-def _curve(axes: "Axes", x: np.ndarray, y: np.ndarray, stage: int, text: str, width: float = 2.6) -> None:
+def curve(axes: "Axes", x: Any, y: Any, stage: int, text: str, width: float = 2.6) -> None:
     """A stage's curve, its name at the right end; a dark edge, for yellow is hard to see on white."""
     from matplotlib.patheffects import Normal, Stroke
 
