@@ -47,7 +47,7 @@ class Data:
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """Of a training of a few steps at every stage, with the standard settings: the books do not change with more."""
+        """Of a training of a few steps at every stage, with the standard settings; more would not change the books."""
         self._tell(f"counting a step on {RANKS} ranks")
         config = Config(steps=2)
         return build_report(run_threads(RANKS, lambda comm: train(config, comm))[0])
@@ -219,10 +219,10 @@ _SLIDES = (
         "Memory by stage, formula and measured",
         lambda data: figures.memory(data.report),
         lambda data: (
-            "Bytes of each class on the fullest rank, at rest (wide bars) and at the peak of a step (narrow). The black "
-            f"marks are the formula's. At rest: {_held(data, 0)} at stage 0, {_held(data, 1)}, {_held(data, 2)} and "
-            f"{_held(data, 3)} at stage 3. Lesson: at rest each stage shares out one class more; the peak of a model "
-            f"this small is mostly buffers, and is {_peak(data, 2)} at stage 2 and {_peak(data, 3)} at stage 3."
+            "Bytes of each class on the fullest rank, at rest (wide bars) and at the peak of a step (narrow). The "
+            f"black marks are the formula's. At rest: {_held(data, 0)} at stage 0, {_held(data, 1)}, {_held(data, 2)} "
+            f"and {_held(data, 3)} at stage 3. Lesson: at rest each stage shares out one class more; the peak of a "
+            f"model this small is mostly buffers, and is {_peak(data, 2)} at stage 2 and {_peak(data, 3)} at stage 3."
         ),
         _run,
     ),
@@ -233,8 +233,8 @@ _SLIDES = (
         lambda data: (
             "Bytes at rest per parameter on each rank, by the number of ranks, both axes logarithmic. Curves are "
             "formulas, circles were counted, diamonds are printed in ZeRO's table 1. Lesson: stages 1 and 2 approach "
-            f"{formulas.states_per_rank(1, 1, 1e12):.3g} and {formulas.states_per_rank(2, 1, 1e12):.3g} bytes, which no "
-            "number of ranks makes less; stage 3 goes on as 1/N."
+            f"{formulas.states_per_rank(1, 1, 1e12):.3g} and {formulas.states_per_rank(2, 1, 1e12):.3g} bytes, which "
+            "no number of ranks makes less; stage 3 goes on as 1/N."
         ),
         lambda data: _points(data.points),
     ),
@@ -276,8 +276,8 @@ _SLIDES = (
         "Who owns what",
         lambda data: figures.ownership(data.report),
         lambda data: (
-            "Each row is a rank, each field a class, as wide as it has bytes; filled is what the rank holds at rest, as "
-            "counted. Lesson: a stage up, one class more is held once among all ranks instead of once on each. "
+            "Each row is a rank, each field a class, as wide as it has bytes; filled is what the rank holds at rest, "
+            "as counted. Lesson: a stage up, one class more is held once among all ranks instead of once on each. "
             f"On {RANKS} ranks a slice is 1/{RANKS}."
         ),
         _run,
@@ -287,9 +287,9 @@ _SLIDES = (
         "The ring, exchange by exchange",
         lambda data: figures.exchanges(data.ring("all_reduce"), "ring"),
         lambda data: (
-            "Rows are ranks, columns slices; a number says how many ranks are added in a slice, a frame that it is sent "
-            f"next. Lesson: after {RANKS - 1} exchanges each rank has one complete slice, after {RANKS - 1} more all "
-            f"have all; each rank has sent {_slices(data, 'all_reduce')} slices of 1/{RANKS}."
+            "Rows are ranks, columns slices; a number says how many ranks are added in a slice, a frame that it is "
+            f"sent next. Lesson: after {RANKS - 1} exchanges each rank has one complete slice, after {RANKS - 1} more "
+            f"all have all; each rank has sent {_slices(data, 'all_reduce')} slices of 1/{RANKS}."
         ),
         _ring,
         lambda data, path: figures.travel(data.ring("all_reduce"), "ring", path),
@@ -311,7 +311,8 @@ _SLIDES = (
         lambda data: figures.crossover(data.crossovers),
         lambda data: (
             "Time of one all-reduce by size on a modelled cluster, both axes logarithmic: alpha per message, beta per "
-            f"byte. Lesson: few messages win where vectors are short, few bytes where they are long: {_crossings(data)}."
+            f"byte. Lesson: few messages win where vectors are short, few bytes where they are long: "
+            f"{_crossings(data)}."
         ),
         lambda data: {
             "counted": False,
@@ -326,9 +327,9 @@ _SLIDES = (
         "ZeRO's figure 1",
         lambda data: figures.figure1(data.rows),
         lambda data: (
-            f"Model states per device, {_STATES / 1e9:g} billion parameters on 64 devices, as ZeRO's figure 1 has them: "
-            f"bars are the formula, marks are printed. Lesson: {si(formulas.states_per_rank(0, _STATES, 64))} become "
-            f"{si(formulas.states_per_rank(3, _STATES, 64))}; the first step, optimizer states, saves the most."
+            f"Model states per device, {_STATES / 1e9:g} billion parameters on 64 devices, as ZeRO's figure 1 has "
+            f"them: bars are the formula, marks are printed. Lesson: {si(formulas.states_per_rank(0, _STATES, 64))} "
+            f"become {si(formulas.states_per_rank(3, _STATES, 64))}; the first step, optimizer states, saves the most."
         ),
         lambda data: _formula("model_states", Psi=_STATES, N=64, K=12),
     ),
@@ -337,9 +338,10 @@ _SLIDES = (
         "ZeRO's table 1",
         lambda data: figures.table1(data.rows, V100),
         lambda data: (
-            f"Gigabytes of model states per device; green fits in {V100 / 1e9:g} GB. Bold is the formula, below it what "
-            "is printed; the paper rounds in one column and truncates in others. Lesson: with enough ranks stage 3 fits "
-            f"a trillion parameters, {si(formulas.states_per_rank(3, 1e12, 1024))} on each of 1024; stages 1 and 2 do not."
+            f"Gigabytes of model states per device; green fits in {V100 / 1e9:g} GB. Bold is the formula, below it "
+            "what is printed; the paper rounds in one column and truncates in others. Lesson: with enough ranks stage "
+            f"3 fits a trillion parameters, {si(formulas.states_per_rank(3, 1e12, 1024))} on each of 1024; stages 1 "
+            "and 2 do not."
         ),
         lambda data: _formula("states_per_rank", w=2, g=2, K=12, memory=V100),
     ),
@@ -360,8 +362,8 @@ _SLIDES = (
         lambda data: figures.accumulation(data.micro_steps),
         lambda data: (
             "Bytes that each rank sends in one step, in units of the parameters' bytes, by the number of micro-steps. "
-            "Marks were counted, lines are formulas. Lesson: stages 0 and 1 reduce once, whatever k is; stage 2 reduces "
-            "in each micro-step, stage 3 gathers in each, too. With many micro-steps stage 1 is the cheap one."
+            "Marks were counted, lines are formulas. Lesson: stages 0 and 1 reduce once, whatever k is; stage 2 "
+            "reduces in each micro-step, stage 3 gathers in each, too. With many micro-steps stage 1 is the cheap one."
         ),
         lambda data: _points(data.micro_steps),
     ),
@@ -380,9 +382,7 @@ _SLIDES = (
     Slide(
         "largest-model",
         "The largest model that fits",
-        lambda data: figures.room(
-            [(name, models.PRESETS[name].parameters) for name in MODELS], A100, DEVICE
-        ),
+        lambda data: figures.room([(name, models.PRESETS[name].parameters) for name in MODELS], A100, DEVICE),
         lambda data: (
             f"Parameters whose model states fill {A100 / 1e9:g} GB on each device, by the number "
             "of ranks; dashed lines are models that there are. Lesson: stages 1 and 2 end at "
@@ -449,9 +449,9 @@ def write_list(folder: Path) -> Path:
         "# Figures for lectures\n",
         f"Made by `{COMMAND}`, which writes this file too; `{COMMAND} NAME` makes one of them. Each is a slide of 16:9 "
         f"as PNG ({DPI} dots per inch) and SVG, and NAME.json has its caption, its command and its setting. A class of "
-        "memory, a verb, a phase has one colour and one hatching in all of them; the colours are those of Okabe and Ito "
-        "(2008), which colour-blind readers can tell apart. Nothing is measured in seconds: made again, a figure is the "
-        "same.\n",
+        "memory, a verb, a phase has one colour and one hatching in all of them; the colours are those of Okabe and "
+        "Ito (2008), which colour-blind readers can tell apart. Nothing is measured in seconds: made again, a figure "
+        "is the same.\n",
     ]
     for slide in _SLIDES:
         if (folder / f"{slide.name}.json").is_file():

@@ -4,7 +4,8 @@ Each function returns a matplotlib Figure; in a notebook the last line of a cell
 `memory`, `traffic`, `loss`, `timeline`, `sync`, `pruning` and `waiting` draw a training; `exchanges`, `crossover` and
 `contest` collectives, and `travel` animates one; `step`, `peers`, `scale` and `checkpoints` benchmarks; `plan` a plan;
 `schedule` a step on two streams; `arena` and `buffers` residual states; `ownership`, `halves`, `accumulation`,
-`precision`, `room` and `table1` are for lectures; `figure1`, `states`, `largest`, `volume` and `efficiency` what the papers print.
+`precision` and `room` what lectures need besides; `figure1`, `table1`, `states`, `largest`, `volume` and `efficiency`
+what the papers print.
 """
 
 from collections.abc import Callable

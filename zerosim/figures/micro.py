@@ -16,6 +16,8 @@ def accumulation(points: Sequence[dict[str, Any]]) -> "Figure":
 
     `points` are what `zerosim.anchor.count` returns, on one number of ranks, for several `grad_accum`.
     """
+    from matplotlib.ticker import MultipleLocator
+
     from zerosim.figures.published import curve
     from zerosim.figures.style import STAGES, new_figure, source
 
@@ -31,6 +33,7 @@ def accumulation(points: Sequence[dict[str, Any]]) -> "Figure":
     axes.plot([], [], "o", color="white", markeredgecolor="black", markersize=11, label=f"counted on {N} ranks")
     axes.plot([], [], color="#555555", label="formula, (N - 1)/N of what is written beside it")
     axes.set_xticks(steps)
+    axes.yaxis.set_major_locator(MultipleLocator(3))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("micro-steps k in a step")
     axes.set_ylabel("sent per rank and step, in Ψ")
@@ -40,7 +43,7 @@ def accumulation(points: Sequence[dict[str, Any]]) -> "Figure":
     source(
         figure,
         f"An MLP of {first['parameters']:,} parameters, {first['optimizer']}, {first['precision']}, ring; Ψ is the "
-        "parameters' bytes. The batch is the same in each case: it is cut in k parts.",
+        "bytes of its parameters.",
     )
     return figure
 

@@ -1,4 +1,4 @@
-"""Who owns what at rest: for each stage and rank, which slices of parameters, gradients and optimizer states it holds."""
+"""Who owns what at rest: for each stage and rank, its slices of parameters, gradients, optimizer states."""
 
 from typing import TYPE_CHECKING, Any
 

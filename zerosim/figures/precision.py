@@ -31,9 +31,9 @@ def precision(points: Sequence[dict[str, Any]]) -> "Figure":
         bottom = level = 0.0
         for cls, part in zip(("parameters", "gradients", "optimizer_states"), (w, w, K), strict=True):
             held = point["at_rest"][0][cls] / point["padded_parameters"]
-            axes.bar(at, held, 0.62, bottom, **look(cls))
+            axes.bar(at, held, 0.78, bottom, **look(cls))
             bottom, level = bottom + held, level + part
-            axes.plot([at - 0.38, at + 0.38], [level, level], color="black", linewidth=2.4)
+            axes.plot([at - 0.45, at + 0.45], [level, level], color="black", linewidth=2.4)
         said = [("w", w), ("g", w)] + [("master", full)] * (full * moments < K)
         said += [(name, full) for name in _MOMENTS[:moments]]
         height = 0.0
@@ -41,14 +41,14 @@ def precision(points: Sequence[dict[str, Any]]) -> "Figure":
             box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
             axes.text(at, height + nbytes / 2, f"{name} {nbytes}", ha="center", va="center", fontsize="small", bbox=box)
             height += nbytes
-            axes.plot([at - 0.31, at + 0.31], [height, height], color="white", linewidth=1.5, zorder=1.5)
+            axes.plot([at - 0.39, at + 0.39], [height, height], color="white", linewidth=1.5, zorder=1.5)
         axes.annotate(f"{bottom:g}", (at, bottom), (0, 4), textcoords="offset points", ha="center", weight="bold")
         names.append(f"{point['precision']}\n{point['optimizer']}")
     axes.set_xticks(range(len(points)), names)
     axes.set_yticks(range(0, 17, 4))
     axes.set_ylim(0, 17.5)
     axes.set_ylabel("bytes per parameter at rest, stage 0")
-    axes.set_title("Mixed precision with Adam holds 16 bytes per parameter, as fp32 does: K = 12 of them are states")
+    axes.set_title("Adam holds as much in mixed precision as in fp32")
     handles: list[Any] = [
         Patch(**look(cls), label=label(cls)) for cls in ("optimizer_states", "gradients", "parameters")
     ]
@@ -56,7 +56,7 @@ def precision(points: Sequence[dict[str, Any]]) -> "Figure":
     figure.legend(handles=handles, loc="outside right upper")
     source(
         figure,
-        f"Bars: counted, an MLP of {points[0]['parameters']:,} parameters on 1 rank. w: parameter, g: gradient, master: "
-        "fp32 copy of the parameter, which only mixed precision has.",
+        f"Bars: counted, an MLP of {points[0]['parameters']:,} parameters on 1 rank. w: parameter, g: gradient, "
+        "master: fp32 copy of the parameter, which only mixed precision has.",
     )
     return figure

@@ -23,8 +23,8 @@ _ZERO = "Rajbhandari et al.: ZeRO, arXiv:1910.02054"
 _INFINITY = "Rajbhandari et al.: ZeRO-Infinity, arXiv:2104.07857"
 
 _WHITE: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "white", "markeredgecolor": "black"}
-_PRINTED = {"marker": "D", "markersize": 4.5, "markeredgewidth": 1.1, "zorder": 5, **_WHITE}
-_COUNTED = {"marker": "o", "markersize": 10, "markeredgewidth": 1.5, "zorder": 4, **_WHITE}
+_PRINTED = {"marker": "D", "markersize": 6.5, "markeredgewidth": 1.6, "zorder": 5, **_WHITE}
+_COUNTED = {"marker": "o", "markersize": 14, "markeredgewidth": 2, "zorder": 4, **_WHITE}
 _GREY = "#555555"
 _MOST = 1024
 """Ranks to which the curves are drawn, as far as table 1 goes."""
@@ -104,7 +104,7 @@ def largest(rows: Rows) -> "Figure":
         bound = formulas.largest_model(stage, 32e9, 64, MP=ways)
         curve(axes, 64 * ways, bound, stage, f"stage {stage}: {bound[0] / 1e9:.3g} B × MP")
         ours = [row for row in table if row["inputs"]["stage"] == stage]
-        marks = {False: _PRINTED, True: {**_PRINTED, "marker": "x", "markersize": 9, "markeredgewidth": 2.4}}
+        marks = {False: _PRINTED, True: {**_PRINTED, "marker": "x", "markersize": 12, "markeredgewidth": 3}}
         for trained, mark in marks.items():
             found = sorted((row["inputs"]["MP"], 1e9 * row["published"]) for row in ours if _trained(row) == trained)
             if found:

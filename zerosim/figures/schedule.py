@@ -34,7 +34,7 @@ def schedule(steps: Mapping[int, Sequence[Any]], subject: str) -> "Figure":
         axes.plot([1e3 * end] * 2, [3 * at - 0.6, 3 * at + 1.6], color="black")
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.36e3 * whole)
+    axes.set_xlim(0, 1.44e3 * whole)
     axes.set_xlabel("milliseconds into the step, modelled")
     drawn = {span.what for spans in steps.values() for span in spans}
     order = ("forward", "backward", "update", "all_reduce", "reduce_scatter", "all_gather")

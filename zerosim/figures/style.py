@@ -65,15 +65,15 @@ STAGES = ("#000000", "#56B4E9", "#D55E00", "#F0E442")
 
 COMPLETE, SENT, WRONG = "#009E73", "#D55E00", "#B00020"
 """A slice that holds every rank's contribution, the frame of one that is sent, and words on a mistake."""
-_LINES = [
-    (colour, style)
-    for style in ("-", "--")
-    for colour in ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("-", "--", "-.", (0, (8, 2)), (0, (5, 1.5, 1, 1.5, 1, 1.5)))
+_LINES: list[tuple[str, Any]] = [
+    (colour, _DASHES[i % len(_DASHES)])
+    for i, colour in enumerate(2 * ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"))
 ]
 _ALWAYS = ("ring", "halving", "pairwise", "bruck", "doubling", "binomial", "hierarchical", "neighbour")
 
 
-def lines(names: list[str]) -> dict[str, tuple[str, str]]:
+def lines(names: list[str]) -> dict[str, tuple[str, Any]]:
     """Colour and dash of each algorithm's curve: the project's own have the same in every figure, native is black."""
     others = iter(_LINES[len(_ALWAYS) :] * len(names))
     return {

@@ -15,7 +15,7 @@ _STAGES = {1: "$P_{os}$", 2: "$P_{os+g}$", 3: "$P_{os+g+p}$"}
 @slide
 def table1(rows: Sequence[dict[str, Any]], memory: float) -> "Figure":
     """Draw gigabytes per device by N, model and stage. `rows` are published numbers, `zerosim.published.shipped`."""
-    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.patches import Rectangle
 
     from zerosim.figures.style import COMPLETE, headline, new_figure, source
 
@@ -46,9 +46,11 @@ def table1(rows: Sequence[dict[str, Any]], memory: float) -> "Figure":
     axes.set_xticks([x + 0.5 for x in range(len(columns))], names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    handles = [Patch(facecolor=COMPLETE, alpha=0.3, edgecolor="#BBBBBB", label=f"fits in {memory / 1e9:g} GB")]
-    figure.legend(handles=handles, loc="outside right upper")
-    headline(figure, "Model states per device in GB: what fits depends on the stage and on the number of ranks")
+    headline(
+        figure,
+        "Model states per device in GB: what fits depends on the stage and on the number of ranks\n"
+        f"Green: fits in {memory / 1e9:g} GB",
+    )
     source(
         figure,
         "Bold: the formulas, 2 + 2 + 12 bytes per parameter. Below: as printed in Rajbhandari et al.: ZeRO, "
@@ -58,9 +60,9 @@ def table1(rows: Sequence[dict[str, Any]], memory: float) -> "Figure":
 
 
 def _gigabytes(nbytes: float) -> str:
-    """Three digits, or all before the point."""
+    """Four digits, or all before the point."""
     value = nbytes / 1e9
-    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _size(Psi: float) -> str:
