@@ -1,8 +1,8 @@
-"""The figures for lectures: sizes, words, colours, and that what they show is what was counted and what formulas say."""
+"""The figures for lectures: sizes, words, colours, and what they show is what was counted."""
 
 import json
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +137,7 @@ def test_colours_can_be_told_apart(palette, deficiency):
         if style.HATCHES.get(a, "") == style.HATCHES.get(b, ""):
             assert np.linalg.norm(lab(palette[a], deficiency) - lab(palette[b], deficiency)) > 15, (a, b)
     for a, b in combinations(style.CLASSES, 2):
-        assert np.linalg.norm(lab(style.CLASSES[a], deficiency) - lab(style.CLASSES[b], deficiency)) > 10, (a, b)
+        assert np.linalg.norm(lab(style.CLASSES[a], deficiency) - lab(style.CLASSES[b], deficiency)) > 15, (a, b)
 
 
 # what they show is what was counted, and what formulas say ------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_ownership_is_a_partition(drawn, data):
         measured = data.report["runs"][stage]["memory"]["at_rest"]["measured"]
         for first, cls in enumerate(CLASSES):
             own = [bar for bar in bars(axes) if bar.get_facecolor() == to_rgba(style.COLOURS[cls])]
-            assert [bar.get_width() for bar in own] == [held[cls] for held in measured]
+            assert [bar.get_width() for bar in own] == pytest.approx([held[cls] for held in measured])
             if stage + first >= 3:
                 ends = [bar.get_x() + bar.get_width() for bar in own[:-1]]
                 assert ends == pytest.approx([bar.get_x() for bar in own[1:]])
@@ -265,7 +265,7 @@ def test_a_stream_does_one_thing_at_a_time_and_in_order(data, stage):
     spans, todo = (f(data.subject, data.machine, work, stage) for f in (overlap.schedule, overlap.jobs))
     for stream in (overlap.COMPUTE, overlap.NETWORK):
         own = [span for span in spans if span.stream == stream]
-        assert all(before.end <= after.start + 1e-12 for before, after in zip(own, own[1:], strict=False))
+        assert all(before.end <= after.start + 1e-12 for before, after in pairwise(own))
     units = len(data.subject.units)
     counts = {verb: sum(job.what == verb for job in todo) for verb in style.VERBS}
     assert {verb: n // units for verb, n in counts.items() if n} == formulas.passes(stage, 2)
@@ -309,7 +309,7 @@ def test_the_command_makes_one(tmp_path):
 
 def test_the_command_lists(tmp_path):
     done = run_zerosim(0, "figures", "--list", cwd=tmp_path)
-    assert [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalnum()][1:] == list(lecture.SLIDES)
+    assert [line.split()[0] for line in done.stdout.splitlines() if line][2:] == list(lecture.SLIDES)
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert list(tmp_path.iterdir()) == []
 

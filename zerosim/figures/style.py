@@ -20,7 +20,7 @@ CLASSES = {
     "gradients": "#E69F00",
     "optimizer_states": "#009E73",
     "activations": "#CC79A7",
-    "buffers": "#8C8C8C",
+    "buffers": "#636363",
 }
 VERBS = {"all_reduce": "#D55E00", "reduce_scatter": "#E69F00", "all_gather": "#0072B2"}
 GROUPS = {"tensor": "#CC79A7", "pipeline": "#56B4E9"}
@@ -32,9 +32,9 @@ PHASES = {
     "reduce": "#E69F00",
     "update": "#009E73",
     "gather": "#D55E00",
-    "network": "#8C8C8C",
+    "network": "#636363",
 }
-PARTS = {"compute": "#0072B2", "update": "#009E73", "exposed": "#D55E00", "offload": "#CC79A7", "waiting": "#8C8C8C"}
+PARTS = {"compute": "#0072B2", "update": "#009E73", "exposed": "#D55E00", "offload": "#CC79A7", "waiting": "#636363"}
 """Of a step's time."""
 
 COLOURS = {**CLASSES, **VERBS, **GROUPS, **PHASES, **PARTS}
