@@ -20,7 +20,7 @@ def loss(report: dict[str, Any]) -> "Figure":
         values = [float("nan") if value is None else value for value in run["loss"]]
         same = [str(r["stage"]) for r in report["runs"][:at] if r["weights_sha256"] == hashes[at]]
         name = f"stage {run['stage']}" + (f" (= {', '.join(same)}, to the bit)" if same else "")
-        width = 1.0 + 2.2 * (len(hashes) - 1 - at)
+        width = 1.6 + 3.4 * (len(hashes) - 1 - at)
         axes.plot(
             steps,
             values,

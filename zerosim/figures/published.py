@@ -233,7 +233,7 @@ def _statement(axes: "Axes", row: dict[str, Any]) -> None:
     axes.annotate(
         f"over {100 * said:.0f} %:\n{size}, {EngFormatter('B/s')(bandwidth)}",
         (bandwidth, said),
-        (0.98, 0.15 if said < 0.6 else 0.36),
+        (0.98, 0.15 if said < 0.6 else 0.62),
         textcoords="axes fraction",
         ha="right",
         multialignment="left",
@@ -252,7 +252,7 @@ def _counted(points: Rows) -> str:
     if not points:
         return "counted"
     ranks = [point["ranks"] for point in points]
-    return f"counted: an MLP of {points[0]['parameters']:,} parameters, {min(ranks)} to {max(ranks)} in-process ranks"
+    return f"counted: {points[0]['parameters']:,} parameters, {min(ranks)} to {max(ranks)} ranks"
 
 
 def _by_ranks(axes: "Axes") -> None:
