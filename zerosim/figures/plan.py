@@ -45,7 +45,7 @@ def _memory(axes: "Axes", report: dict[str, Any]) -> None:
     from zerosim.report import si
 
     rows, there, best = report["plans"], report["cluster"]["memory"], report["recommended"]
-    top = 1.15 * min(2 * there, max(there, *(row["bytes"]["total"] for row in rows)))
+    top = 1.45 * min(2 * there, max(there, *(row["bytes"]["total"] for row in rows)))
     for place, row in enumerate(rows):
         height = 0.0
         for name in CLASSES:

@@ -26,6 +26,8 @@ _WHITE: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "white", "mark
 _PRINTED = {"marker": "D", "markersize": 6.5, "markeredgewidth": 1.6, "zorder": 5, **_WHITE}
 _COUNTED = {"marker": "o", "markersize": 14, "markeredgewidth": 2, "zorder": 4, **_WHITE}
 _GREY = "#555555"
+_ASIDE = {50: 0.15, 80: 0.62}
+"""How high in a panel there is room for words on so many percent."""
 _MOST = 1024
 """Ranks to which the curves are drawn, as far as table 1 goes."""
 
@@ -233,7 +235,7 @@ def _statement(axes: "Axes", row: dict[str, Any]) -> None:
     axes.annotate(
         f"over {100 * said:.0f} %:\n{size}, {EngFormatter('B/s')(bandwidth)}",
         (bandwidth, said),
-        (0.98, 0.15 if said < 0.6 else 0.62),
+        (0.98, _ASIDE.get(row["published"], 0.36)),
         textcoords="axes fraction",
         ha="right",
         multialignment="left",
