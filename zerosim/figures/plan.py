@@ -61,6 +61,7 @@ def _memory(axes: "Axes", report: dict[str, Any]) -> None:
             va="bottom" if height < 0.9 * top else "top",
             fontsize="small",
             weight="bold" if chosen else "normal",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
         )
     axes.axhline(there, color="black", linewidth=1, label="a device's memory")
     axes.axhline(report["workload"]["usable"] * there, color="black", linewidth=1, linestyle="--", label="usable")
