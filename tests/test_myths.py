@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import warnings
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -483,22 +482,3 @@ def test_from_python():
     again = myths.check(myths.Lab(2, 5, tell=said.append), "bytes", "bytes")
     assert again["claims"] == [found(2, 5, "bytes")]
     assert said[0] == "bytes (1 of 1): training on 2 ranks"
-
-
-def test_notebook(tmp_path):
-    """It is stored without outputs, opens with a question, and runs from top to bottom on a fresh kernel."""
-    import nbclient
-    import nbformat
-
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
-    assert "?" in notebook.cells[0].source.splitlines()[0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the kernel's own libraries warn of
-        nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": tmp_path}}).execute()
-    text = "".join(output.get("text", "") for cell in code for output in cell.outputs)
-    assert all(f"({name})" in text for name in myths.CLAIMS)
-    assert text.count("Epoch 10/10, Loss: ") == 2
-    assert "ends with [ 1.25  0.75  0.15 -0.15]" in text

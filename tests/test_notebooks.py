@@ -11,10 +11,15 @@ import pytest
 from zerosim import exercises, notebook
 from zerosim.errors import Failed, InputError
 from zerosim.exercises.verdict import Wrong, exercise, in_time, wanted
+from zerosim.myths import CLAIMS
 from zerosim.stages import zero1, zero2
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SAYS = {
+    "08_myths": [*(f"({name})" for name in CLAIMS), "Epoch 10/10, Loss: ", "ends with [ 1.25  0.75  0.15 -0.15]"],
+}
+"""What a notebook must print, besides running."""
 
 
 def cells(path, kind):
@@ -51,6 +56,8 @@ def test_it_runs(path, tmp_path):
         warnings.simplefilter("ignore")  # what the kernel's own libraries warn of
         nbclient.NotebookClient(book, timeout=90, resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    said = "".join(output.get("text", "") for output in outputs)
+    assert [words for words in SAYS.get(path.stem, ()) if words not in said] == []
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
     assert list(tmp_path.iterdir()) == []
     checks = re.findall(r"^(?:exercises\.)?(check_\w+)\(", text_of(cells(path, "code")), re.M)
