@@ -71,6 +71,7 @@ def test_a_job(tmp_path):
     job = notebook.mpirun(3, "train", "--stage", 1, "--hidden", 8, "--steps", 2, "--checkpoint", tmp_path / "c")
     assert job.report["world_size"] == 3
     assert job.text.startswith("3 ranks (mpi)")
+    assert job.command.startswith("mpirun -n 3 python -m zerosim train --stage 1 --hidden 8")
     assert len(set(job.processes)) == 3
     folder = job.folder
     assert folder.exists()
@@ -91,6 +92,15 @@ def test_a_job_that_does_not_end(tmp_path):
     with pytest.raises(TimeoutError, match="not over after 1 s; it was killed"):
         notebook.mpirun(2, str(tmp_path / "waits.py"), timeout=1)
     assert time.monotonic() - began < 50, "it was not waited for"
+
+
+def test_a_job_without_mpi(monkeypatch):
+    monkeypatch.setenv("ZEROSIM_WITHOUT_MPI", "1")
+    job = notebook.mpirun(3, "train", "--stage", 1, "--hidden", 8, "--steps", 2)
+    assert job.command == "python -m zerosim train --stage 1 --hidden 8 --steps 2 --ranks 3"
+    assert (job.report["backend"], job.report["world_size"]) == ("threads", 3)
+    with pytest.raises(InputError, match="this needs 2 processes of MPI, and ZEROSIM_WITHOUT_MPI is set"):
+        notebook.mpirun(2, "mine.py")
 
 
 def test_code_beside_code(capsys):

@@ -26,26 +26,38 @@ from zerosim.__main__ import parse
 from zerosim.errors import Failed, InputError
 from zerosim.jsonfile import read_json
 
+WITHOUT_MPI = "ZEROSIM_WITHOUT_MPI"
+
 
 class Job:
     """A job under mpirun: `zerosim` and its words, or a Python file and its words.
 
     Without --out, what it writes goes to `folder`, which is removed with the job. A job that still runs when nobody
     refers to it any longer is killed. Raises InputError if there is no mpirun, or if the words are wrong.
+
+    Where the environment variable ZEROSIM_WITHOUT_MPI is set, the N ranks are threads of one process that is no MPI job
+    (`--ranks N`), as `command` says; InputError is raised for what that cannot do.
     """
 
     def __init__(self, N: int, *words: Any) -> None:
         self.words = [str(word) for word in words]
-        program = [*([] if self.words and self.words[0].endswith(".py") else ["-m", "zerosim"]), *self.words]
-        self.command = " ".join(["mpirun -n", str(N), "python", *program])
-        writes = program[0] == "-m" and hasattr(parse(self.words), "out")
-        launcher, self._room = _launcher(), Path(tempfile.mkdtemp(prefix="zerosim-"))
-        if writes and "--out" not in program:
+        script = bool(self.words) and self.words[0].endswith(".py")
+        understood = None if script else parse(self.words)
+        program = [sys.executable, *([] if script else ["-m", "zerosim"]), *self.words]
+        shown = ["python", *program[1:]]
+        if os.environ.get(WITHOUT_MPI):
+            more = _in_one_process(N, understood)
+            program, shown = program + more, shown + more
+        else:
+            program, shown = [_launcher(), "-n", str(N), *program], ["mpirun", "-n", str(N), *shown]
+        self.command = " ".join(shown)
+        self._room = Path(tempfile.mkdtemp(prefix="zerosim-"))
+        if hasattr(understood, "out") and "--out" not in program:
             program += ["--out", str(self._room / "out")]
-        self.folder = Path(program[program.index("--out") + 1]) if writes else self._room
+        self.folder = Path(program[program.index("--out") + 1]) if "--out" in program else self._room
         with open(self._room / "stdout", "w") as text, open(self._room / "stderr", "w") as said:
             self._process = subprocess.Popen(
-                [launcher, "-n", str(N), sys.executable, *program],
+                program,
                 stdin=subprocess.DEVNULL,
                 stdout=text,
                 stderr=said,
@@ -236,13 +248,22 @@ class _Line:
         self._shown = progress
 
 
+def _in_one_process(N: int, understood: Any) -> list[str]:
+    """Return the words that let a command run on N ranks without MPI."""
+    if hasattr(understood, "ranks"):
+        return ["--ranks", str(N)]
+    if N > 1:
+        raise InputError(f"this needs {N} processes of MPI, and {WITHOUT_MPI} is set: skip it, or unset that")
+    return []
+
+
 def _launcher() -> str:
     beside = Path(sys.executable).parent / "mpirun"
     found = str(beside) if beside.exists() else shutil.which("mpirun")
     if not found:
         raise InputError(
-            "there is no mpirun in this environment: pip install 'zerosim[mpi]', or load your cluster's MPI; "
-            "zerosim.run_threads needs none"
+            "there is no mpirun in this environment: pip install 'zerosim[mpi]', or load your cluster's MPI, "
+            f"or set {WITHOUT_MPI}=1 for ranks in one process"
         )
     return found
 
