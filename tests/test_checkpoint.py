@@ -11,7 +11,7 @@ import pytest
 from conftest import run_zerosim, small_data, train_on
 
 import zerosim
-from zerosim import weightfile
+from zerosim import figures, weightfile
 from zerosim.checkpoint import open_checkpoint, restore, resumed
 from zerosim.checkpoint.manifest import MANIFEST, seal
 from zerosim.checkpoint.shards import first_elements, shard_runs
@@ -486,7 +486,7 @@ def test_pruning_begins_after_a_checkpoint(copy):
     assert [sum(map(int, cells.split())) for cells in report["runs"][0]["pruning"]["record"]["pruned"]][:4] == [0] * 4
     own = report["runs"][0]["pruning"]["traffic"]
     assert own["measured"] == own["formula_per_rank"]
-    assert zerosim.figures.pruning(report) is not None
+    assert figures.pruning(report) is not None
 
 
 @pytest.mark.parametrize("name", ["", 5, None])
