@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[name] = "1"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile zerosim again, each of them
 
 import numpy as np
 import pytest

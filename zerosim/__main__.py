@@ -5,9 +5,10 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterable
 
 import zerosim
-from zerosim.commands import COMMANDS
+from zerosim.commands import COMMANDS, command
 from zerosim.commands.common import Parser, unknown
 from zerosim.errors import Failed, InputError
 from zerosim.signals import raised
@@ -15,7 +16,7 @@ from zerosim.transport.mpi import end_all, launched_rank, world
 from zerosim.witness import over_tcp
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(names: Iterable[str]) -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m zerosim",
         description="Train a small model at the four stages of ZeRO over MPI ranks, and count every byte.",
@@ -24,8 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"zerosim {zerosim.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for command in COMMANDS.values():
-        command.add(commands)
+    for name in names:
+        command(name).add(commands)
     return parser
 
 
@@ -38,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace | str:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            arguments, left_over = _parser().parse_known_args(argv)
+            arguments, left_over = _parser([argv[0]] if argv[0] in COMMANDS else COMMANDS).parse_known_args(argv)
     except SystemExit:
         return printed.getvalue()
     if left_over:

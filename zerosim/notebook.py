@@ -83,7 +83,12 @@ class Job:
 
     @property
     def processes(self) -> list[int]:
-        """The process ids of its ranks, in order, as a training with checkpoints says them itself when it begins."""
+        """The process ids of its ranks, in order, as a training with checkpoints says them itself when it begins.
+
+        Raises InputError if its ranks are threads of one process.
+        """
+        if os.environ.get(WITHOUT_MPI):
+            raise InputError(f"the ranks of this job are threads of one process, for {WITHOUT_MPI} is set")
         return [int(number) for number in re.findall(r"(\d+) on ", self.wait_for("process "))]
 
     @property

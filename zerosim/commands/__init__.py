@@ -1,33 +1,26 @@
-"""The commands of `python -m zerosim`, a module each: `add` describes its flags, `run` does it."""
+"""The commands of `python -m zerosim`, a module each: `add` describes its flags, `run` does it.
 
+A command is loaded when it is asked for: what the others need is not, on any rank.
+"""
+
+from importlib import import_module
 from types import ModuleType
 
-from zerosim.commands import (
-    bench,
-    check,
-    checkpoint,
-    collectives,
-    figures,
-    gallery,
-    myths,
-    plan,
-    residual,
-    train,
-    witness,
+COMMANDS = (
+    "train",
+    "checkpoint",
+    "plan",
+    "check",
+    "myths",
+    "gallery",
+    "collectives",
+    "bench",
+    "figures",
+    "residual",
+    "witness",
 )
 
-COMMANDS: dict[str, ModuleType] = {
-    "train": train,
-    "checkpoint": checkpoint,
-    "plan": plan,
-    "check": check,
-    "myths": myths,
-    "gallery": gallery,
-    "collectives": collectives,
-    "bench": bench,
-    "figures": figures,
-    "residual": residual,
-    "witness": witness,
-}
 
-__all__ = ["COMMANDS"]
+def command(name: str) -> ModuleType:
+    """Return the module of a command."""
+    return import_module(f"zerosim.commands.{name}")
