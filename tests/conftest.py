@@ -27,8 +27,10 @@ def mpirun(n, *words, timeout=60, **options):
     )
 
 
-def run_zerosim(n, *words, **options):
-    return mpirun(n, "-m", "zerosim", *words, **options)
+def run_zerosim(n, *words, figures=False, **options):
+    """Run a command on n MPI ranks; a training draws its figures only if the test is about them."""
+    trains = not words or str(words[0]).startswith("--") or words[0] == "train"
+    return mpirun(n, "-m", "zerosim", *words, *["--no-figures"] * (trains and not figures), **options)
 
 
 def small_data(task="classification", rows=48, features=5, outputs=3, seed=1, scale=1.0):

@@ -371,10 +371,20 @@ def test_a_damaged_archive_is_really_damaged(tmp_path):
     assert zipfile.is_zipfile(tmp_path / "b.npz")
 
 
+@pytest.mark.parametrize("figures", [True, False])
+def test_figures_are_drawn_or_not(tmp_path, figures):
+    done = run_zerosim(0, *FAST, cwd=tmp_path, figures=figures)
+    drawn = {f"{name}.{kind}" for name in ("memory", "traffic", "loss", "timeline") for kind in ("png", "svg")}
+    assert {path.name for path in (tmp_path / "zerosim-out").iterdir()} == {"report.json"} | (
+        drawn if figures else set()
+    )
+    assert ("Figures: memory, " in done.stdout) == figures
+
+
 def test_what_cannot_be_written_is_one_line_after_the_table(tmp_path):
     """A figure's place is taken by a folder: the report is there, the table is printed, and the line names the file."""
     (tmp_path / "zerosim-out" / "traffic.png").mkdir(parents=True)
-    done = run_zerosim(2, *FAST, cwd=tmp_path)
+    done = run_zerosim(2, *FAST, cwd=tmp_path, figures=True)
     assert done.returncode == 1
     assert "traffic.png" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -302,7 +302,7 @@ def test_settings_that_cannot_be_are_refused(settings, words):
     ],
 )
 def test_grids_under_mpirun(tmp_path, n, words):
-    done = run_zerosim(n, "train", "--hidden", "24,16", "--steps", 3, "--json", *words, cwd=tmp_path)
+    done = run_zerosim(n, "train", "--hidden", "24,16", "--steps", 3, "--json", *words, cwd=tmp_path, figures=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["backend"] == "mpi"

@@ -110,7 +110,7 @@ def test_evaluation_is_of_one_model_and_changes_nothing():
 
 def test_under_mpirun(tmp_path):
     words = ["--sync", "average", "--sync-every", 4, "--steps", 10, "--hidden", 16, "--clip-norm", 0.5, "--json"]
-    done = run_zerosim(3, "train", *words, cwd=tmp_path)
+    done = run_zerosim(3, "train", *words, cwd=tmp_path, figures=True)
     assert done.returncode == 0, done.stderr
     (run,) = json.loads(done.stdout)["runs"]
     assert run["sync"]["after_steps"] == [4, 8, 10]

@@ -32,8 +32,9 @@ WITHOUT_MPI = "ZEROSIM_WITHOUT_MPI"
 class Job:
     """A job under mpirun: `zerosim` and its words, or a Python file and its words.
 
-    Without --out, what it writes goes to `folder`, which is removed with the job. A job that still runs when nobody
-    refers to it any longer is killed. Raises InputError if there is no mpirun, or if the words are wrong.
+    Without --out, what it writes goes to `folder`, which is removed with the job, and a training draws no figures.
+    A job that still runs when nobody refers to it any longer is killed. Raises InputError if there is no mpirun, or if
+    the words are wrong.
 
     Where the environment variable ZEROSIM_WITHOUT_MPI is set, the N ranks are threads of one process that is no MPI job
     (`--ranks N`), as `command` says; InputError is raised for what that cannot do.
@@ -54,6 +55,7 @@ class Job:
         self._room = Path(tempfile.mkdtemp(prefix="zerosim-"))
         if hasattr(understood, "out") and "--out" not in program:
             program += ["--out", str(self._room / "out")]
+            program += ["--no-figures"] if hasattr(understood, "figures") and "--figures" not in program else []
         self.folder = Path(program[program.index("--out") + 1]) if "--out" in program else self._room
         with open(self._room / "stdout", "w") as text, open(self._room / "stderr", "w") as said:
             self._process = subprocess.Popen(

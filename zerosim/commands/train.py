@@ -214,6 +214,9 @@ def add(commands: Commands) -> None:
     )
     output.add_argument("--out", metavar="DIR", help="folder for report.json and the figures (default: zerosim-out)")
     output.add_argument(
+        "--figures", action=argparse.BooleanOptionalAction, default=True, help="draw the figures (default: yes)"
+    )
+    output.add_argument(
         "--json", action="store_true", help="print the report on standard output, and nothing else there"
     )
 
@@ -245,7 +248,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
         return
     report = build_report(records)
     try:
-        written = _write(report, make_folder(config.out), progress)
+        written = _write(report, make_folder(config.out), progress, arguments.figures)
     finally:  # on a full disk too
         print(json.dumps(report, allow_nan=False) if arguments.json else format_report(report))
     if not arguments.json:
@@ -289,9 +292,11 @@ def _train(
     return run(transport) if transport else run_threads(N, run)[0]
 
 
-def _write(report: dict[str, Any], folder: Path, progress: ProgressLine) -> str:
-    """Write report.json and draw the figures beside it; return a line for each."""
+def _write(report: dict[str, Any], folder: Path, progress: ProgressLine, drawn: bool) -> str:
+    """Write report.json and, if they are to be drawn, the figures beside it; return a line for each."""
     path = write_report(report, folder)
+    if not drawn:
+        return console_text(f"Report: {path}")
     progress.say("drawing the figures")
     from zerosim import figures
 
