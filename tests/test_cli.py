@@ -277,7 +277,7 @@ def test_divergence_is_said(tmp_path):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_the_main_job(tmp_path, n):
-    done = run_zerosim(n, cwd=tmp_path)
+    done = run_zerosim(n, cwd=tmp_path, figures=True)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "identical to the bit at stages 0, 1, 2, 3" in done.stdout

@@ -13,6 +13,7 @@ from zerosim import arena, figures, formulas
 from zerosim.__main__ import main
 from zerosim.arena import Arena, Block, Full
 from zerosim.commands.output import quiet
+from zerosim.figures.sheet import SLIDE
 from zerosim.ledger import CLASSES, Event, Ledger
 from zerosim.rank import Rank
 from zerosim.residual import Settings, buffers, defragmentation
@@ -358,8 +359,7 @@ def test_the_command(tmp_path):
         assert (folder / f"{name}.svg").stat().st_size > 0
         header = (folder / f"{name}.png").read_bytes()
         assert header.startswith(b"\x89PNG")
-        at = header.index(b"pHYs") + 4
-        assert int.from_bytes(header[at : at + 4], "big") == round(200 / 0.0254)
+        assert int.from_bytes(header[16:20], "big") == round(100 * SLIDE[0]), "pixels across, of the slide at 100 dpi"
     result = json.loads((folder / "residual.json").read_text())
     assert result["schema"] == "zerosim.residual/1"
     for row in result["sections"]["buffers"]:
