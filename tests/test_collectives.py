@@ -234,8 +234,10 @@ def run_verbs(transport, name, elements, dtype, seed=0, shares=None):
     return mine, reduced[own], gathered, summed, dict(door.sent), door.received, sum(door.sent.values())
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "fp64"])
-@pytest.mark.parametrize("N", range(1, 18))
+@pytest.mark.parametrize(
+    ("N", "dtype"),
+    [(N, dtype) for N in range(1, 18) for dtype in ("fp32", "fp16", "bf16", "fp64") if N <= 8 or dtype == "fp32"],
+)
 def test_right_sums(N, dtype):
     """Of whole slices, uneven ones, one element in all, and none: right, and the same bits on every rank and verb."""
     dtype = precision(dtype).dtype
@@ -657,11 +659,11 @@ def test_show(tmp_path):
     assert (out / "ring-all-reduce-4.svg").read_bytes().startswith(b"<?xml")
     with Image.open(out / "ring-all-reduce-4.gif") as animation:
         assert animation.n_frames > 6 * 5
-    for words in (["neighbour", "--ranks", 10], ["hierarchical:4", "--ranks", 16], ["bruck", "--ranks", 40]):
+    for words in (["hierarchical:4", "--ranks", 16], ["bruck", "--ranks", 40], ["neighbour"]):
         text = lines_of(run_zerosim(0, "collectives", "show", *words, cwd=tmp_path))
         assert "WRONG" not in text
-    assert "too many" in text
-    assert "all_gather by neighbour" in lines_of(run_zerosim(0, "collectives", "show", "neighbour", cwd=tmp_path))
+        assert ("too many" in text) == (words[-1] in (16, 40))
+    assert "all_gather by neighbour" in text
 
 
 def test_check_of_a_readers_own(tmp_path):
