@@ -10,10 +10,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerosim import anchor, cluster, collectives, figures, formulas, machine, models, overlap, plan, published, timing
+from zerosim import (
+    anchor,
+    cluster,
+    collectives,
+    figures,
+    formulas,
+    machine,
+    models,
+    overlap,
+    plan,
+    published,
+    timing,
+    words,
+)
 from zerosim.collectives.check import trace
 from zerosim.config import Config
-from zerosim.errors import InputError
 from zerosim.jsonfile import read_json, write_json
 from zerosim.report import build_report, si, text_seconds
 from zerosim.train import train
@@ -419,11 +431,9 @@ def _subject(data: Data) -> str:
 
 
 def picked(names: list[str]) -> list[Slide]:
-    """Return the slides of these names, all of them if there are none. Raises InputError for a name that is none."""
-    for name in names:
-        if name not in SLIDES:
-            raise InputError(f"figures: there is no figure {name!r}; there is {', '.join(SLIDES)}")
-    return [slide for slide in _SLIDES if not names or slide.name in names]
+    """Return the slides of these names, in a lecture's order, or all. Raises InputError for a name that is none."""
+    chosen = {slide.name for slide in words.picked("figures", "figure", names, SLIDES)}
+    return [slide for slide in _SLIDES if slide.name in chosen]
 
 
 def make(slide: Slide, data: Data, folder: Path) -> None:

@@ -2,15 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zerosim.commands.common import Commands, ProgressLine
 from zerosim.commands.output import agreed_folder, door_of, is_first
-from zerosim.report import console_text, plain_table
+from zerosim.report import console_text, name_list
 from zerosim.transport import Transport
-
-if TYPE_CHECKING:
-    from zerosim.lecture import Slide
 
 
 def add(commands: Commands) -> None:
@@ -30,7 +26,7 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     slides = lecture.picked(arguments.names)
     if arguments.list:
         if is_first(transport):
-            print(_table(slides))
+            print(name_list("name", "title", ((slide.name, slide.title) for slide in slides)))
         return
     agreed_folder(door_of(transport), arguments.out, *(file for slide in slides for file in slide.files), "README.md")
     if not is_first(transport):
@@ -45,12 +41,3 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     finally:
         progress.done()
     print(console_text(f"Figures in {folder}: {', '.join(slide.name for slide in slides)}.\nList: {listed}"))
-
-
-def _table(slides: list["Slide"]) -> str:
-    table = plain_table(gap=2)
-    for title in ("name", "title"):
-        table.add_column(title, no_wrap=True)
-    for slide in slides:
-        table.add_row(slide.name, slide.title)
-    return console_text(table)

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from zerosim import gallery
-from zerosim.commands.collectives.shared import checked_ranks
+from zerosim.commands.collectives.shared import checked_ranks, checked_seed
 from zerosim.commands.common import Commands, ProgressLine
 from zerosim.errors import InputError
 from zerosim.myths.lab import Lab
@@ -34,12 +34,10 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     if arguments.list:
         print(json.dumps(gallery.listing()) if arguments.json else gallery.format_bugs())
         return
-    N = checked_ranks(arguments.ranks, MOST, least=2)
-    if arguments.seed < 0:
-        raise InputError(f"seed: {arguments.seed} must be 0 or more")
+    N, seed = checked_ranks(arguments.ranks, MOST, least=2), checked_seed(arguments.seed)
     progress = ProgressLine()
     try:
-        lab = Lab(N, arguments.seed, tell=progress.tell)
+        lab = Lab(N, seed, tell=progress.tell)
         results = [gallery.run(bug.name, lab=lab) for bug in bugs]
     finally:
         progress.done()

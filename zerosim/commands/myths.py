@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 
 from zerosim import myths
-from zerosim.commands.collectives.shared import checked_ranks
+from zerosim.commands.collectives.shared import checked_ranks, checked_seed
 from zerosim.commands.common import Commands, ProgressLine, place
 from zerosim.commands.output import agreed_folder, door_of, is_first, quiet
-from zerosim.errors import InputError
 from zerosim.jsonfile import write_json
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
@@ -41,14 +40,13 @@ def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
     ranks = RANKS if arguments.ranks is None and transport is None else arguments.ranks
     world = place(ranks, transport)
     N = checked_ranks(world.size if world else ranks, MOST, least=2)
-    if arguments.seed < 0:
-        raise InputError(f"seed: {arguments.seed} must be 0 or more")
+    seed = checked_seed(arguments.seed)
     if arguments.out is not None:
         agreed_folder(door_of(world), arguments.out, "myths.json")
     progress = ProgressLine()
     try:
         among = world if isinstance(world, MPITransport) else None
-        lab = myths.Lab(N, arguments.seed, among, tell=progress.tell if first else quiet)
+        lab = myths.Lab(N, seed, among, tell=progress.tell if first else quiet)
         report = myths.check(lab, *arguments.claims)
     finally:
         progress.done()

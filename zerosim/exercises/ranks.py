@@ -32,8 +32,7 @@ def on_ranks(N: int, function: Callable[[Transport], Any], seconds: float = 20) 
             )
             raise
         except _Ended as error:
-            words = f"rank {comm.rank} has not ended after {seconds:g} s: is there a loop without an end?"
-            late.append(Stuck(words).with_traceback(error.__traceback__))
+            late.append(Stuck(f"rank {comm.rank} {not_ended(seconds)}").with_traceback(error.__traceback__))
 
     def end() -> None:
         for comm, _ in list(ranks.values()):
@@ -41,7 +40,7 @@ def on_ranks(N: int, function: Callable[[Transport], Any], seconds: float = 20) 
         for _, thread in list(ranks.values()):
             thread.join(0.1)
             if thread.is_alive():  # it waits for nobody
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Ended))
+                raise_in(thread, _Ended)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -53,6 +52,16 @@ def on_ranks(N: int, function: Callable[[Transport], Any], seconds: float = 20) 
     if late:
         raise late[-1]
     return results
+
+
+def raise_in(thread: threading.Thread, error: type[BaseException]) -> None:
+    """Make a thread raise; it cannot be killed from outside."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(error))
+
+
+def not_ended(seconds: float) -> str:
+    """What to say of code that computes for too long."""
+    return f"has not ended after {seconds:g} s: is there a loop without an end?"
 
 
 class _Ended(BaseException):

@@ -1,6 +1,5 @@
 """What a check says: right, or the first thing that is wrong. A check is a function that raises Wrong."""
 
-import ctypes
 import functools
 import inspect
 import threading
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerosim.errors import InputError
+from zerosim.exercises.ranks import not_ended, raise_in
 
 
 class Wrong(Exception):
@@ -64,9 +64,9 @@ def in_time(function: Callable[..., Any], *args: Any, seconds: float = 20) -> An
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
-    if thread.is_alive():  # it cannot be killed from outside, but it can be made to raise
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-        raise Wrong(f"it has not ended after {seconds:g} s: is there a loop without an end?")
+    if thread.is_alive():
+        raise_in(thread, SystemExit)
+        raise Wrong(f"it {not_ended(seconds)}")
     if raised:
         raise raised[0]
     return result[0]

@@ -108,9 +108,9 @@ def save(figure: "Figure", folder: str | Path, name: str, dpi: int = 100) -> Non
         engine.execute(figure)
         figure.set_layout_engine(None)
     with matplotlib.rc_context(STYLE):
-        figure.savefig(pixels := BytesIO(), dpi=dpi)
+        figure.savefig(pixels := BytesIO(), format="rgba", dpi=dpi)
+        width, height = (int(inches * dpi) for inches in figure.get_size_inches())
         figure.savefig(Path(folder) / f"{name}.svg", metadata={"Date": None})
-    with Image.open(pixels) as image:  # 256 colours are enough, and take half the bytes
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-            Path(folder) / f"{name}.png", optimize=True, dpi=(dpi, dpi)
-        )
+    image = Image.frombytes("RGBA", (width, height), pixels.getvalue()).convert("RGB")
+    few = image.quantize(256, dither=Image.Dither.NONE)  # 256 colours are enough, and take half the bytes
+    few.save(Path(folder) / f"{name}.png", optimize=True, dpi=(dpi, dpi))

@@ -132,14 +132,9 @@ def _known(bug: Bug) -> dict[str, Any]:
 
 def format_bugs(width: int = 80) -> str:
     """Return the names and titles of all bugs."""
-    from zerosim.report import console_text, plain_table
+    from zerosim.report import name_list
 
-    table = plain_table(2)
-    table.add_column("name", no_wrap=True)
-    table.add_column("what is wrong")
-    for bug in BUGS.values():
-        table.add_row(bug.name, bug.title)
-    return console_text(table, width=width)
+    return name_list("name", "what is wrong", ((bug.name, bug.title) for bug in BUGS.values()), width)
 
 
 def format_gallery(results: list[Result], width: int = 80) -> str:

@@ -81,11 +81,6 @@ def listing() -> dict[str, Any]:
 
 def format_claims(width: int = 80) -> str:
     """Return the names of all claims, and the claims."""
-    from zerosim.report import console_text, plain_table
+    from zerosim.report import name_list
 
-    table = plain_table(2)
-    table.add_column("name", no_wrap=True)
-    table.add_column("claim")
-    for each in CLAIMS.values():
-        table.add_row(each.name, each.text)
-    return console_text(table, width=width)
+    return name_list("name", "claim", ((each.name, each.text) for each in CLAIMS.values()), width)

@@ -4,7 +4,7 @@ from zerosim.report.books import sent_on_average, total_at_rest, total_sent, upd
 from zerosim.report.build import DRAWN, SCHEMA, build_report
 from zerosim.report.files import make_folder, write_report
 from zerosim.report.tables import format_report, waits
-from zerosim.report.text import binary, console_text, equation, number, plain_table, si, text_seconds
+from zerosim.report.text import binary, console_text, equation, name_list, number, plain_table, si, text_seconds
 
 __all__ = [
     "DRAWN",
@@ -15,6 +15,7 @@ __all__ = [
     "equation",
     "format_report",
     "make_folder",
+    "name_list",
     "number",
     "plain_table",
     "sent_on_average",

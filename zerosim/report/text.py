@@ -1,5 +1,6 @@
 """Numbers as text, and text with tables as it stands on a terminal."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def plain_table(gap: int = 1, **options: Any) -> "Table":
     from rich.table import Table
 
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0), **options)
+
+
+def name_list(names: str, what: str, rows: Iterable[tuple[str, str]], width: int = 80) -> str:
+    """Return a table of names and of what each stands for, with these two headings."""
+    table = plain_table(2)
+    table.add_column(names, no_wrap=True)
+    table.add_column(what)
+    for row in rows:
+        table.add_row(*row)
+    return console_text(table, width=width)
 
 
 def console_text(*parts: Any, width: int = 80) -> str:

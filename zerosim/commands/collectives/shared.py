@@ -52,3 +52,10 @@ def checked_ranks(N: int, most: int, least: int = 1) -> int:
     if not least <= N <= most:
         raise InputError(f"ranks: {N} must be {least} to {most:,}")
     return N
+
+
+def checked_seed(seed: int) -> int:
+    """Return the seed. Raises InputError if it is less than 0."""
+    if seed < 0:
+        raise InputError(f"seed: {seed} must be 0 or more")
+    return seed
