@@ -30,7 +30,10 @@ def by_formula(L, rows, w, every):
     [
         (peak, "Right: 20 real steps of 3 models, to the byte"),
         (by_formula, "Right"),
-        (lambda L, rows, w, every: None, "Not yet: layers 20 x 8 x .* it returns None, no number of bytes, the rank"),
+        (
+            lambda L, rows, w, every: None,
+            "Not yet: layers 20 x 8 x .*: it returns nothing .None., and must return a number",
+        ),
         (lambda *model: peak(*model) // model[2], ".*those are numbers, of 4 bytes each"),
         (lambda *model: peak(*model) // model[1], ".*that is one row's; there are 6"),
         (
@@ -45,7 +48,7 @@ def by_formula(L, rows, w, every):
         ),
         (
             lambda *model: max(sum(inputs) + out for _, inputs, out in segments(*model)),
-            ".*every = 1: you say 672, the rank held 1368 bytes: .* the layers before, .* bytes, still wait",
+            ".*every = 1: you say 672, the rank held 1,368 bytes: .* the layers before, .* bytes, still wait",
         ),
         (
             lambda *model: formulas.checkpoints(*model) + max(sum(i) + out for _, i, out in segments(*model)),
@@ -89,7 +92,7 @@ def least(L, rows, w, limit):
             ".*: what is kept fits, .*, and a segment computed again comes on top",
         ),
         (lambda L, rows, w, limit: 0, ".*there is no K = 0; it is 1 to 16"),
-        (lambda L, rows, w, limit: math.sqrt(len(L) - 1), ".*it returns 4.0; it must be a whole number of layers"),
+        (lambda L, rows, w, limit: math.sqrt(len(L)), r".*it returns 4\.12.*, and must return a whole number"),
     ],
 )
 def test_every(solution, says):
@@ -125,7 +128,7 @@ def above_the_first(taken, nbytes):
     [
         (first_fit, "Right: .* blocks are where first fit puts them"),
         (from_gaps, "Right"),
-        (lambda taken, nbytes: None, "Not yet: for .* bytes it returns None; it must be an address"),
+        (lambda taken, nbytes: None, "Not yet: .* bytes: it returns nothing .None., and must return a number"),
         (lambda taken, nbytes: taken[-1][1] if taken else 0, ".*on top; the gap from .* to .* has room"),
         (lambda taken, n: first_fit(taken, n, lambda gap, n: gap > n), ".*has room, exactly as long as it is"),
         (above_the_first, ".*has room.*, below the first block"),

@@ -1,5 +1,6 @@
 """Solutions of the exercises on claims, right ones and wrong ones."""
 
+import math
 import re
 
 import pytest
@@ -110,9 +111,12 @@ def no_more(numbers):
         (lambda numbers: {**numbers, "1": 1, "3": 1}, ".*the numbers of stages 1 and 3 have changed; one must do"),
         (
             lambda numbers: {**numbers, "1": 10**9},
-            ".*10{9} bytes at stage 1 the judge says 'only if the stage is 1 or 3'",
+            ".*1,000,000,000 bytes at stage 1 the judge says 'only if the stage is 1 or 3'",
         ),
         (lambda numbers: {**numbers, "3": 10**9}, ".*the judge says 'only if the stage is 3'"),
+        (lambda numbers: {**numbers, "3": -1}, ".*no step of stage 3 can send -1 bytes, so that refutes nothing"),
+        (lambda numbers: {**numbers, "3": "a lot"}, ".*2 ranks, stage 3: it returns 'a lot', and must return a number"),
+        (lambda numbers: {**numbers, "3": math.nan}, ".*2 ranks, stage 3: it returns nan, and must return a whole"),
         (lambda numbers: {"3": 0}, ".*there are numbers for stages 3; they must be those of 0, 1, 2, 3"),
     ],
 )

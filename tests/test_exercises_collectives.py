@@ -120,7 +120,8 @@ def with_a_memory(rank, N):
             ring_like("all_gather", source=lambda rank, N, s: (rank + 1) % N),
             "rank 0 sends to rank 1, which waits for rank 2",
         ),
-        (no_exchange, "N = 4: it yields nothing"),
+        (no_exchange, r"N = 4: it returns nothing \(None\); it must yield, an Exchange"),
+        (lambda rank, N: Exchange(1, 0, 1, 1), r"N = 4: it returns Exchange\(to=1, .*; it must yield, an Exchange"),
         (divides, r"ZeroDivisionError: .*, in line \d+ of yours: yield Exchange"),
         (of_one_argument, r"of_one_argument\(rank\) must take \(rank, N\)"),
         (for_ever, "more than 256 exchanges; does the loop end"),
@@ -191,7 +192,8 @@ def test_ring_cost_is_right():
             "0 times n gamma, and it is 3/4 = 0.75 times: this term is missing",
         ),
         (lambda N, n, a, b, g: 2 * (N - 1) * max(a, n / N * b, n / N * g / 2), "they are added"),
-        (lambda N, n, a, b, g: None, "it returns None, and must return a number"),
+        (lambda N, n, a, b, g: None, "it returns nothing (None), and must return a number"),
+        (lambda *given: str(seconds(*given)), "it returns '6.0', and must return a number"),
     ],
 )
 def test_ring_cost_is_wrong(solution, says):
@@ -222,6 +224,8 @@ def by_halves(N, alpha, beta):
 def test_crossover_is_right():
     assert check_crossover(crossing)
     assert check_crossover(by_halves)
+    assert check_crossover(lambda *given: math.ceil(crossing(*given)))
+    assert check_crossover(lambda *given: int(crossing(*given)))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +234,11 @@ def test_crossover_is_right():
         (lambda N, a, b: crossing(N, a, b, lg=math.log), "lg is the logarithm to base 2"),
         (lambda N, a, b: crossing(N, a, b, share=0.5), "that is the ring's reduce_scatter alone"),
         (lambda N, a, b: crossing(N, a, 1 / b), "seconds per byte, not bytes per second"),
-        (lambda N, a, b: -crossing(N, a, b), "a vector has more than 0"),
+        (lambda N, a, b: -crossing(N, a, b), "bytes, and a vector has some. Which has fewer messages"),
+        (lambda N, a, b: math.inf, "you say inf bytes, and a vector has some"),
+        (lambda N, a, b: 1e308, "at your 1e+308 bytes the ring takes"),
+        (lambda N, a, b: crossing(N, a, b) + 2, "at your 200,002 bytes the ring takes"),
+        (lambda N, a, b: str(crossing(N, a, b)), "and must return a number"),
         (lambda N, a, b: 10 * crossing(N, a, b), "s: ring is ahead there"),
         (lambda N, a, b: crossing(N, a, b) / 3, "s: doubling is ahead there"),
     ],

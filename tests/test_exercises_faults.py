@@ -1,6 +1,8 @@
 """Solutions of the exercises on faults, right ones and wrong ones."""
 
 import re
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ def by_newest(done, every, writing):
     [
         (lost, "Right: 66 moments of 3 trainings"),
         (by_newest, "Right"),
-        (lambda *moment: None, "Not yet: .*killed: it returns None; a number of steps is wanted"),
+        (lambda *moment: None, "Not yet: .*killed: it returns nothing .None., and must return a number"),
         (
             lambda done, every, writing: done % every,
             ".*being written: you say 0, it is 5: what is being written has no",
@@ -61,7 +63,14 @@ def whole_shards(P, N, M, rank):
     [
         (reads, "Right: 170 new shards"),
         (element_by_element, "Right"),
-        (lambda *case: None, r"Not yet: P = 650, N = 1, M = 1, new rank 0: it returns None; it must be a list of"),
+        (
+            lambda *case: None,
+            r"Not yet: P = 650, N = 1, M = 1, new rank 0: it returns nothing \(None\); it must be a list of",
+        ),
+        (
+            lambda P, N, M, rank: [(s, a + 0.5, b + 0.9) for s, a, b in reads(P, N, M, rank)],
+            ".* it returns 0.5, and must",
+        ),
         (whole_shards, ".*N = 1, M = 2, new rank 0 reads 650 elements and owns 325: 1300 bytes of fp32 too many"),
         (
             lambda *case: reads(*case, size=lambda P, N: P // N),
@@ -129,6 +138,18 @@ def one_at_a_time(disk, files, old, new):
     disk.remove("y")
 
 
+def silent(disk, files, old, new):
+    """Written in place, and what the disk says is not heard."""
+    for call in (lambda: disk.mkdir(new), *(partial(disk.write, f"{new}/{name}", files[name]) for name in files)):
+        with suppress(Exception):
+            call()
+    for name in (*(f"{new}/{name}" for name in files), new, ""):
+        disk.sync(name)
+    disk.rename(old, "x")
+    disk.sync("")
+    disk.remove("x")
+
+
 def without(*left_out):
     return lambda *case: save(*case, steps=[step for step in ALL if step not in left_out])
 
@@ -162,6 +183,7 @@ def without(*left_out):
             lambda *case: save(*case, steps=["old", "remove", "write", "sync files", "sync aside", "rename", "sync"]),
             r".*call 1, rename\('step-00000010', '.dying'\), may leave no checkpoint at all: step-00000010 has gone",
         ),
+        (silent, r".*call 5, sync\('step-00000020/rank-0000.*may leave step-00000020 without rank-0000"),
         (lambda disk, files, old, new: disk.sync("there"), ".*there is no 'there' on the disk"),
     ],
 )

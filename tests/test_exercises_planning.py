@@ -2,6 +2,8 @@
 
 import math
 import re
+import sys
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -50,6 +52,9 @@ def test_right(check, solution):
     ("check", "solution", "says"),
     [
         ("check_largest_model", lambda s, m, N: m / 2, "weights alone"),
+        ("check_largest_model", lambda s, m, N: np.array([m, m]), r"it returns array\(.*, and must return a number"),
+        ("check_largest_model", lambda s, m, N: Decimal(m) / 2, "weights alone"),
+        ("check_largest_model", lambda s, m, N: sys.exit(3), r"it leaves the program .*, in line \d+ of yours: .*exit"),
         ("check_largest_model", lambda s, m, N: m / 16, r"stage 1, 32\.00 GB on each of 64 devices: .*N is missing"),
         ("check_largest_model", lambda s, m, N: N * m / 16, "stage 0, .* on each of 64 devices: .*That is for stage 3"),
         ("check_largest_model", lambda s, m, N: largest(s, m, N, K=0), "optimizer states are missing"),
@@ -70,6 +75,17 @@ def test_right(check, solution):
         ("check_devices", lambda s, Psi, m: devices(s, Psi, m, rounded=lambda x: int(x) + 1), "fits on one fewer"),
         ("check_devices", lambda s, Psi, m: devices(3, Psi, m), "stage 1, .*keeps 4 bytes of each parameter"),
         ("check_devices", lambda s, Psi, m: devices(s, Psi, m, K=0), "optimizer states are missing"),
+        (
+            "check_devices",
+            lambda s, Psi, m: None,
+            r"stage 3, 7.5 billion .*: you say None, and 4 devices will do: each then needs 30\.00 GB of 32\.00 GB",
+        ),
+        (
+            "check_devices",
+            lambda s, Psi, m: None if (s, Psi) == (0, 2e9) else devices(s, Psi, m),
+            "you say None, and one device will do: each then needs 32.00 GB, exactly as much as there is",
+        ),
+        ("check_devices", lambda s, Psi, m: 0 if (s, Psi) == (0, 2e9) else devices(s, Psi, m), "One device at least"),
         (
             "check_devices",
             lambda s, Psi, m: devices(s, Psi, m) or 10**9,

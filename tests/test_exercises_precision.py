@@ -19,7 +19,7 @@ def k(optimizer, precision):
     [
         (k, "Right: 4 optimizers in 3 precisions"),
         (lambda optimizer, precision: float(4 * (MOMENTS[optimizer] + (precision != "fp32"))), "Right"),
-        (lambda o, p: ..., "Not yet: sgd in fp32: it returns Ellipsis, not a number"),
+        (lambda o, p: ..., "Not yet: sgd in fp32: it returns Ellipsis, and must return a number"),
         (lambda o, p: 4 * MOMENTS[o], "Not yet: sgd in fp16: you say 0; .* the master copy .* is missing, 4 bytes"),
         (lambda o, p: 4 * MOMENTS[o] + 4, "Not yet: sgd in fp32: you say 4; .* fp32 needs no master copy"),
         (
@@ -64,7 +64,7 @@ def counts_down(scale, left, overflowed):
     [
         (scale_of(), "Right: .* steps of 5 trainings"),
         (counts_down, "Right"),
-        (lambda *state: None, "Not yet: it returns None; it must return two things"),
+        (lambda *state: None, "Not yet: it returns nothing .None.; it must return two things"),
         (lambda scale, good, overflowed: (scale, good), ".*step 2000: .* so the scale is doubled now"),
         (scale_of(after=1999), ".*step 1999: .* 1999 steps without an overflow since the beginning, not 2000"),
         (scale_of(after=2001), ".*step 2000: the scale was 65536 and must be 131072, yours is 65536"),
@@ -118,7 +118,7 @@ def whole_slices(comm, gradient):
         (agreed, "Right: 49 cases on 1, 2, 3, 4, 7 ranks"),
         (sum_of_flags, "Right"),
         (all_reduced, "Right"),
-        (lambda comm, gradient: None, "Not yet: N = 1, no slice has overflowed: rank 0 returns None"),
+        (lambda comm, gradient: None, "Not yet: N = 1, no slice has overflowed: rank 0 returns nothing"),
         (lambda comm, g: not np.isfinite(g).all(), ".*N = 2, inf in rank 0's slice: rank 0 skips .* and rank 1 does"),
         (
             if_overflowed,

@@ -88,6 +88,51 @@ def nothing(rank):
     pass
 
 
+def halved_again(rank):
+    """Right but for rounding: the loss is divided otherwise."""
+    rank.comm.reduce_scatter(*rank.buckets(rank.gradients))
+    rank.gradients *= np.float32(1 + 1e-3)
+
+
+def without_agree(rank, batch):
+    loss = forward_backward(rank, batch, zero1.forward, zero1.backward)
+    rank.comm.reduce_scatter(*rank.buckets(rank.gradients))
+    for bucket in rank.layout.buckets():
+        rank.update(bucket.own, bucket.own, bucket.shard, 1.0)
+    rank.comm.all_gather(*rank.buckets(rank.parameters))
+    return loss, True
+
+
+def nothing_done(rank, batch):
+    return forward_backward(rank, batch, zero1.forward, zero1.backward), False
+
+
+def asks_twice(rank):
+    rank.comm.reduce_scatter(*rank.buckets(rank.gradients))
+    rank.agree(0.0)
+
+
+def into_itself(rank, batch):
+    return zero1.step(rank, batch)
+
+
+def through_a_copy_that_stays(rank):
+    for bucket in rank.layout.buckets():
+        with rank.ledger.borrow("buffers", bucket.size, rank.precision.dtype) as room:
+            room[:] = rank.gradients[bucket.full]
+            rank.comm.reduce_scatter(room, out=rank.gradients[bucket.own])
+
+
+def through_an_array_of_its_own(rank):
+    for bucket in rank.layout.buckets():
+        room = np.array(rank.gradients[bucket.full])
+        rank.comm.reduce_scatter(room, out=rank.gradients[bucket.own])
+
+
+def leaves(rank):
+    raise SystemExit(1)
+
+
 def for_ever(rank):
     while True:
         pass
@@ -121,6 +166,28 @@ right_1 = allocate("padded", "shard")
             r"slice 0 of layer 0's parameters, rank 0's own, .* no gradient has been sent",
         ),
         (right_1, stage_1(reduce=mean_again), r"its gradient is 0.25 times stage 0's. The loss is divided"),
+        (right_1, stage_1(reduce=halved_again), r"its gradient is stage 0's but for rounding"),
+        (right_1, without_agree, r"rank.update comes before rank.agree\(loss\)"),
+        (right_1, nothing_done, r"step calls rank.agree\(loss\) never; once is right"),
+        (right_1, stage_1(asks_twice), r"step calls rank.agree\(loss\) 2 times; once is right"),
+        (
+            right_1,
+            into_itself,
+            r"calls itself without end. While it is checked it stands in for zero1's own: what calls",
+        ),
+        (
+            right_1,
+            stage_1(through_a_copy_that_stays),
+            r"the name `room` still refers to [\d,]+ bytes that were borrowed, after their `with` block has ended",
+        ),
+        (
+            right_1,
+            stage_1(through_an_array_of_its_own),
+            r"2 ranks \(fp16, adam\) an array of 4,160 bytes that no book shows is held when rank.comm.reduce_"
+            r"scatter is called; line \d+ of yours has made it: room = np.array\(",
+        ),
+        (right_1, stage_1(leaves), r"it leaves the program \(exit\); it must return, in line \d+ of yours: raise Sys"),
+        (right_1, stage_1(returned=lambda loss, own, updated: (None, updated)), r"the loss that step returns: it re"),
         (right_1, stage_1(times=0.0), r"its gradient is right, but it has not been updated"),
         (right_1, stage_1(times=-1.0), r"its gradient is right; which slices does rank.update take"),
         (
@@ -217,6 +284,18 @@ def kept_aside(rank, k, x, dy, add):
     backward_2(rank, k, x, dy, add)
 
 
+def in_a_list(rank, k, x, dy, add):
+    rank.kept = [np.zeros(rank.layout.padded, rank.precision.dtype)]
+    backward_2(rank, k, x, dy, add)
+
+
+def in_an_array_of_its_own(rank, bucket, x, dy, add):
+    room = np.zeros(bucket.size, rank.precision.dtype)
+    rank.model.parameter_gradient(x, dy, bucket.start, bucket.stop, room)
+    rank.comm.reduce_scatter(room)
+    rank.gradients[bucket.shard] = room[bucket.part] + (rank.gradients[bucket.shard] if add else 0)
+
+
 backward_2 = zero2.backward  # while another stands in for it, that name is the other's
 
 
@@ -251,6 +330,17 @@ def test_stage_2_is_right(backward):
         (zero2.allocate, stage_2(all_reduced), r"1.5 times the 10,404 of stage 2.*all_gather 1, all_reduce 1; needed"),
         (zero2.allocate, stage_2(the_left_ones_slice), "its gradient is not the sum over all ranks"),
         (zero2.allocate, input_first, "its gradient is right, but layer 2's is not the sum over all ranks"),
+        (
+            zero2.allocate,
+            in_a_list,
+            r"bits and books are right, but on 2 ranks .* an array of 6,932 bytes that no book shows is held when "
+            r"rank.comm.reduce_scatter is called; line \d+ of yours has made it: rank.kept = \[np.zeros\(.*borrow",
+        ),
+        (
+            zero2.allocate,
+            stage_2(in_an_array_of_its_own),
+            r"an array of 660 bytes that no book shows .*: room = np.zeros\(",
+        ),
         (zero2.allocate, kept_aside, r"rank \d keeps 6,936 bytes from step to step as rank.whole"),
     ],
 )
@@ -320,6 +410,32 @@ def kept(rank, k):
     yield known[k]
 
 
+KNOWN = {}
+
+
+@contextmanager
+def kept_in_a_global(rank, k):
+    """Gathered in the first step only: it would be seen by the bits of the next. So the owners' slices are copied."""
+    key = id(rank), k
+    if key not in KNOWN or rank.optimizer.t > KNOWN[key][0]:
+        KNOWN[key] = rank.optimizer.t, np.zeros(rank.layout.layer_size(k), rank.precision.dtype)
+        weights = KNOWN[key][1]
+        for bucket in rank.layout.buckets(k):
+            weights[bucket.within][bucket.part] = rank.parameters[bucket.shard]
+        rank.comm.all_gather(*(weights[bucket.within] for bucket in rank.layout.buckets(k)))
+    yield KNOWN[key][1]
+
+
+@contextmanager
+def in_a_global_each_time(rank, k):
+    """It sends what it must, and keeps the layers besides."""
+    weights = KNOWN[id(rank), k] = np.zeros(rank.layout.layer_size(k), rank.precision.dtype)
+    for bucket in rank.layout.buckets(k):
+        weights[bucket.within][bucket.part] = rank.parameters[bucket.shard]
+    rank.comm.all_gather(*(weights[bucket.within] for bucket in rank.layout.buckets(k)))
+    yield weights
+
+
 @pytest.mark.parametrize(("gathered", "backward"), [(gather(), only_where_needed), (zero3.gathered, zero3.backward)])
 def test_stage_3_is_right(gathered, backward):
     verdict = check_stage_3(gathered, backward)
@@ -338,6 +454,17 @@ def test_stage_3_is_right(gathered, backward):
             first_bucket_only,
             zero3.backward,
             r"buckets\): .* nor is its loss \(.*forward has computed with other parameters",
+        ),
+        (
+            kept_in_a_global,
+            zero3.backward,
+            r"the bits are right, but rank \d has sent only [\d,]+ bytes in a step, and stage 3 needs 15,606",
+        ),
+        (
+            in_a_global_each_time,
+            zero3.backward,
+            r"array of [\d,]+ bytes that no book shows is held when rank.comm.all_gather is called; line \d+ of yours "
+            r"has made it: weights = KNOWN",
         ),
         (kept, zero3.backward, r"rank \d has 1,734 bytes of parameters, and its book shows 8,670"),
         (

@@ -1,11 +1,14 @@
 """The course: every notebook, as it is stored and as it runs; what its cells and exercises are made of."""
 
+import functools
 import json
 import re
+import sys
 import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from zerosim import exercises, notebook
@@ -101,6 +104,19 @@ def test_a_job_without_mpi(monkeypatch):
     assert (job.report["backend"], job.report["world_size"]) == ("threads", 3)
     with pytest.raises(InputError, match="this needs 2 processes of MPI, and ZEROSIM_WITHOUT_MPI is set"):
         notebook.mpirun(2, "mine.py")
+    with pytest.raises(InputError, match="--ranks 4 besides N = 3: leave --ranks out"):
+        notebook.Job(3, "train", "--ranks", 4)
+    shown = notebook.mpirun(1, "collectives", "check", "ring", "--ranks", 3)
+    assert shown.command == "python -m zerosim collectives check ring --ranks 3", "those ranks are the formulas'"
+    monkeypatch.setenv("ZEROSIM_WITHOUT_MPI", "0")
+    job = notebook.mpirun(2, "train", "--stage", 1, "--hidden", 8, "--steps", 2)
+    assert (job.report["backend"], job.report["world_size"]) == ("mpi", 2)
+
+
+@pytest.mark.parametrize("N", [0, -1, 1.5, True, "2", None])
+def test_a_job_on_so_many_ranks(N):
+    with pytest.raises(InputError, match=f"{N!r} ranks: a whole number of 1 or more is needed"):
+        notebook.mpirun(N, "train")
 
 
 def test_code_beside_code(capsys):
@@ -114,10 +130,45 @@ def test_code_beside_code(capsys):
 
 def test_predicted_beside_counted(capsys):
     notebook.compare({"bytes": 300, "verb": "all_reduce"}, {"bytes": 200, "verb": "all_reduce", "messages": 6})
-    _, bytes_, verb, messages = capsys.readouterr().out.splitlines()
+    head, bytes_, verb, messages = capsys.readouterr().out.splitlines()
+    assert head.split() == ["predicted", "counted"]
     assert bytes_.endswith("you said 1.5 times as much")
     assert verb.endswith("as predicted")
     assert messages.endswith("not predicted")
+    notebook.compare({"GB": 31.25}, {"GB": 31.2}, "formula")
+    assert capsys.readouterr().out.splitlines()[0].split() == ["predicted", "formula"]
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "how"),
+    [
+        (31.25, 31.2, "as predicted"),  # more exact than what is shown
+        (31.3, 31.2, "you said 0.32 % too much"),
+        (31, 31.2, "you said 0.64 % too little"),
+        (127.9, 128, "as predicted"),
+        (2.9, 3, "you said 3.3 % too little"),
+        (1.5, 2, "you said 0.75 times as much"),
+        (1000, 1024, "you said 2.3 % too little"),
+        ("1,024", 1024, "as predicted"),
+        ("four", 4, "a number was asked for"),
+        (0, 4, "otherwise"),
+        (4, 0, "otherwise"),
+        (0, 0, "as predicted"),
+        (np.float32(0.5), 0.5, "as predicted"),
+        (1 / 3, 1 / 3, "as predicted"),
+        (0.33, 1 / 3, "you said 1 % too little"),
+        (True, "yes", "as predicted"),
+        (" Yes", "yes", "as predicted"),
+        ("no", True, "otherwise"),
+        ("allocate,  step", "allocate step", "as predicted"),
+        ("Optimizer_states", "optimizer_states", "as predicted"),
+        (1, "yes", "otherwise"),
+        ([3, 3], [3, 3], "as predicted"),
+    ],
+)
+def test_how_a_prediction_is(said, value, how, capsys):
+    notebook.compare({"it": said}, {"it": value})
+    assert capsys.readouterr().out.splitlines()[1].endswith(f"  {how}")
 
 
 @exercise
@@ -143,6 +194,10 @@ def for_ever(x):
     [
         (lambda x: x + x, "Right: 0 to 4"),
         (lambda x: x * x, "Not yet: of 1 it returns 1"),
+        (functools.partial(divmod, 4), r"Not yet: of 0 .*|Not yet: ZeroDivisionError.*"),
+        (functools.partial(lambda a, b, c: a, 1), r"Not yet: partial\(b, c\) must take \(x\)"),
+        (abs, "Not yet: of 1 it returns 1"),
+        (lambda x: sys.exit(), r"Not yet: it leaves the program \(exit\); it must return, in line \d+ of yours.*"),
         (lambda: 0, r"Not yet: <lambda>\(\) must take \(x\)"),
         (3, r"Not yet: this is int, and must be a function of \(x\)"),
         (

@@ -28,6 +28,14 @@ class Event(NamedTuple):
     """Which array: its id(), which no other has until it is released."""
 
 
+class StillReferenced(RuntimeError):
+    """An array was released and something still refers to it: the array."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__(f"{array.nbytes} bytes of {array.dtype} {array.shape} were released but are still referenced")
+        self.array = array
+
+
 class Ledger:
     """Bytes now and at the peak, by class, for one place (a rank's memory).
 
@@ -46,7 +54,7 @@ class Ledger:
     def take(self, cls: str, shape: Any, dtype: Any) -> np.ndarray:
         """Return a new array, not initialised, booked under `cls` until it is given to `release`.
 
-        Raises RuntimeError if an array released before is still referenced, KeyError for an unknown class.
+        Raises StillReferenced if an array released before is, KeyError for an unknown class.
         """
         self._check_released()
         array = np.empty(shape, dtype)
@@ -100,9 +108,7 @@ class Ledger:
     def _check_released(self) -> None:
         for reference in self._released:
             if (array := reference()) is not None:
-                raise RuntimeError(
-                    f"{array.nbytes} bytes of {array.dtype} {array.shape} were released but are still referenced"
-                )
+                raise StillReferenced(array)
         self._released.clear()
 
 

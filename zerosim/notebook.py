@@ -7,6 +7,7 @@ when the job has failed; here it raises.
 import difflib
 import inspect
 import logging
+import numbers
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +38,18 @@ class Job:
     A job that still runs when nobody refers to it any longer is killed. Raises InputError if there is no mpirun, or if
     the words are wrong.
 
-    Where the environment variable ZEROSIM_WITHOUT_MPI is set, the N ranks are threads of one process that is no MPI job
-    (`--ranks N`), as `command` says; InputError is raised for what that cannot do.
+    Where the environment variable ZEROSIM_WITHOUT_MPI is set (to more than 0), the N ranks are threads of one process
+    that is no MPI job (`--ranks N`), as `command` says; InputError is raised for what that cannot do.
     """
 
     def __init__(self, N: int, *words: Any) -> None:
+        _checked_ranks(N)
         self.words = [str(word) for word in words]
         script = bool(self.words) and self.words[0].endswith(".py")
         understood = None if script else parse(self.words)
         program = [sys.executable, *([] if script else ["-m", "zerosim"]), *self.words]
         shown = ["python", *program[1:]]
-        if os.environ.get(WITHOUT_MPI):
+        if _without_mpi():
             more = _in_one_process(N, understood)
             program, shown = program + more, shown + more
         else:
@@ -89,7 +92,7 @@ class Job:
 
         Raises InputError if its ranks are threads of one process.
         """
-        if os.environ.get(WITHOUT_MPI):
+        if _without_mpi():
             raise InputError(f"the ranks of this job are threads of one process, for {WITHOUT_MPI} is set")
         return [int(number) for number in re.findall(r"(\d+) on ", self.wait_for("process "))]
 
@@ -182,15 +185,19 @@ def difference(before: Any, after: Any, context: int = 3) -> str:
     return "\n".join(difflib.unified_diff(one, other, names[0], names[1], n=context, lineterm=""))
 
 
-def compare(predicted: Mapping[str, Any], counted: Mapping[str, Any]) -> None:
-    """Print what was predicted beside what was counted, by name; None is no prediction."""
-    said = {name: predicted.get(name) for name in counted}
-    rows = [(name, _number(said[name]), _number(value), _how(said[name], value)) for name, value in counted.items()]
-    rows.insert(0, ("", "predicted", "counted", ""))
+def compare(predicted: Mapping[str, Any], came: Mapping[str, Any], column: str = "counted") -> None:
+    """Print what was predicted beside what came, by name; None is no prediction.
+
+    `column` says over the second where it is from. A prediction that is more exact than what came is held against it
+    as rounded: 31.25 beside 31.2 is as predicted. Of words, case, blanks and commas do not matter; True is "yes".
+    """
+    said = {name: predicted.get(name) for name in came}
+    rows = [(name, _shown(said[name]), _shown(value), _how(said[name], value)) for name, value in came.items()]
+    rows.insert(0, ("", "predicted", column, ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        name, *numbers, how = row
-        right = (number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False))
+        name, *values, how = row
+        right = (value.rjust(width) for value, width in zip(values, widths[1:], strict=False))
         print("  ".join([name.ljust(widths[0]), *right, how]).rstrip())
 
 
@@ -204,15 +211,50 @@ def folder() -> Iterator[Path]:
 def _how(said: Any, value: Any) -> str:
     if said is None:
         return "not predicted"
-    if said == value:
-        return "as predicted"
-    if isinstance(said, int | float) and isinstance(value, int | float) and value:
+    if _is_number(value):
+        said = _as_number(said)
+        if not _is_number(said):
+            return "a number was asked for"
+        if abs(said - value) <= _half_a_place(value):
+            return "as predicted"
+        if not value or said / value <= 0:
+            return "otherwise"
+        if abs(ratio := said / value - 1) < 0.1:
+            return f"you said {100 * abs(ratio):.2g} % too {'much' if ratio > 0 else 'little'}"
         return f"you said {said / value:.3g} times as much"
-    return "otherwise"
+    if isinstance(value, str | bool):
+        return "as predicted" if _words(said) == _words(value) else "otherwise"
+    return "as predicted" if said == value else "otherwise"
 
 
-def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _as_number(said: Any) -> Any:
+    """The number that a text stands for; anything else as it is."""
+    if not isinstance(said, str):
+        return said
+    try:
+        return float(said.replace(",", ""))
+    except ValueError:
+        return said
+
+
+def _half_a_place(value: float) -> float:
+    """By how much a number may differ from one that is shown with so many decimals, and be the same when rounded."""
+    if value % 1 == 0:
+        return 0.5 if abs(value) >= 100 else 1e-9
+    return (0.5 + 1e-9) * 10.0 ** int(Decimal(repr(float(value))).as_tuple().exponent)
+
+
+def _words(said: Any) -> list[str]:
+    text = ("no", "yes")[said] if isinstance(said, bool) else str(said)
+    return text.casefold().replace(",", " ").split()
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if _is_number(value) else str(value)
 
 
 def _source(thing: Any) -> str:
@@ -255,10 +297,23 @@ class _Line:
         self._shown = progress
 
 
+def _checked_ranks(N: Any) -> None:
+    if isinstance(N, bool) or not isinstance(N, numbers.Integral) or N < 1:
+        raise InputError(f"{N!r} ranks: a whole number of 1 or more is needed")
+
+
+def _without_mpi() -> bool:
+    return os.environ.get(WITHOUT_MPI, "").casefold() not in ("", "0", "no", "false")
+
+
 def _in_one_process(N: int, understood: Any) -> list[str]:
     """Return the words that let a command run on N ranks without MPI."""
-    if hasattr(understood, "ranks"):
-        return ["--ranks", str(N)]
+    if hasattr(understood, "instead_of_mpi"):
+        if understood.ranks not in (None, N):
+            raise InputError(
+                f"--ranks {understood.ranks} besides N = {N}: leave --ranks out, N says how many there are"
+            )
+        return [] if understood.ranks else ["--ranks", str(N)]
     if N > 1:
         raise InputError(f"this needs {N} processes of MPI, and {WITHOUT_MPI} is set: skip it, or unset that")
     return []

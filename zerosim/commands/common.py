@@ -51,6 +51,12 @@ def unknown(word: str, parser: argparse.ArgumentParser) -> str:
     return f"the {kind} {word} is not known" + (f"; is {close[0]} meant?" if close else f"; see {command} --help")
 
 
+def add_ranks(parser: argparse.ArgumentParser, to: Any, more: str = "") -> None:
+    """Give a parser, or a group of it, the flag for what `place` does; `instead_of_mpi` says that it has it."""
+    to.add_argument("--ranks", type=int, metavar="N", help=f"N in-process ranks instead of MPI's{more}")
+    parser.set_defaults(instead_of_mpi=True)
+
+
 def place(ranks: int | None, transport: Transport | None) -> Transport | None:
     """Return this process's place among MPI's ranks, or None if --ranks asks for ranks within this process.
 

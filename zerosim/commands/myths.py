@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zerosim import myths
 from zerosim.commands.collectives.shared import checked_ranks, checked_seed
-from zerosim.commands.common import Commands, ProgressLine, place
+from zerosim.commands.common import Commands, ProgressLine, add_ranks, place
 from zerosim.commands.output import agreed_folder, door_of, is_first, quiet
 from zerosim.jsonfile import write_json
 from zerosim.transport import Transport
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
     p.set_defaults(run=run, parser=p)
     p.add_argument("claims", nargs="*", metavar="CLAIM", help="names of claims (default: all)")
     p.add_argument("--list", action="store_true", help="list the claims by name, and run nothing")
-    p.add_argument("--ranks", type=int, metavar="N", help=f"N in-process ranks instead of MPI's (default: {RANKS})")
+    add_ranks(p, p, f" (default: {RANKS})")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="for weights and batches (default: 0)")
     p.add_argument("--out", metavar="DIR", help="write myths.json there")
     p.add_argument("--json", action="store_true", help="print JSON on standard output, and nothing else there")

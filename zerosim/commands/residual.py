@@ -7,7 +7,7 @@ from zerosim import figures
 from zerosim.arena import FITS
 from zerosim.blas import one_thread
 from zerosim.commands.bench.shared import whole_numbers
-from zerosim.commands.common import Commands, ProgressLine, place
+from zerosim.commands.common import Commands, ProgressLine, add_ranks, place
 from zerosim.commands.output import agreed_folder, door_of, is_first, publish, quiet
 from zerosim.heap import keep
 from zerosim.report import console_text
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     p = commands.add_parser("residual", help=text, description=text, allow_abbrev=False)
     p.set_defaults(run=run, parser=p)
     hidden, widths = (",".join(map(str, numbers)) for numbers in (_STANDARD.hidden, _STANDARD.widths))
-    p.add_argument("--ranks", type=int, metavar="N", help="N in-process ranks instead of MPI's")
+    add_ranks(p, p)
     p.add_argument(
         "--hidden", default=hidden, metavar="A,B,C", help=f"hidden widths for activations (default: {hidden})"
     )

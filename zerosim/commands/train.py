@@ -11,7 +11,7 @@ from typing import Any
 from zerosim.checkpoint import resumed
 from zerosim.collectives import NAMES
 from zerosim.comm import Comm
-from zerosim.commands.common import Commands, ProgressLine, place
+from zerosim.commands.common import Commands, ProgressLine, add_ranks, place
 from zerosim.commands.output import agreed_folder, door_of, is_first
 from zerosim.config import FIELDS, Config, read_config_file
 from zerosim.data import size
@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
     what.add_argument(
         "--stages", "--stage", metavar="0,1,2,3", help="stages of ZeRO, one after the other (default: all)"
     )
-    what.add_argument("--ranks", type=int, metavar="N", help="N in-process ranks instead of MPI's")
+    add_ranks(p, what)
     what.add_argument(
         "--config", metavar="FILE.json", help="the same settings from a file; DeepSpeed's key names are understood"
     )

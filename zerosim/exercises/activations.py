@@ -1,6 +1,5 @@
 """What waits for backward, how far apart to keep it, and where arrays find room."""
 
-import operator
 from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from zerosim import formulas
 from zerosim.arena import Arena, Block, blocks
 from zerosim.bench.shared import Task
+from zerosim.exercises.numbers import number, whole
 from zerosim.exercises.verdict import Wrong, exercise, in_time, wanted
 from zerosim.residual.shared import record
 from zerosim.transport.threads import alone
@@ -37,16 +37,12 @@ def check_kept_activations(function: Callable[[Sequence[int], int, int, int], An
             steps += 1
             task = Task(L, rows, precision, "sgd", "ring", checkpoint_activations=every)
             held = record(alone(), task, 0).highest("activations")
-            if (got := in_time(function, L, rows, w, every)) != held:
+            where = f"layers {' x '.join(map(str, L))}, {rows} rows of {w} bytes a number, every = {every}"
+            if (got := number(in_time(function, L, rows, w, every), where)) != held:
                 raise Wrong(
-                    f"layers {' x '.join(map(str, L))}, {rows} rows of {w} bytes a number, every = {every}: "
-                    f"{_given(got)}, the rank held {held} bytes{_about(got, held, L, rows, w, every)}"
+                    f"{where}: you say {got:,}, the rank held {held:,} bytes{_about(got, held, L, rows, w, every)}"
                 )
     return f"{steps} real steps of {len(MODELS)} models, to the byte"
-
-
-def _given(got: Any) -> str:
-    return f"you say {got}" if isinstance(got, int | float | np.number) else f"it returns {got!r}, no number of bytes"
 
 
 def _segments(L: Sequence[int], rows: int, w: int, every: int) -> list[tuple[int, int, int]]:
@@ -56,10 +52,8 @@ def _segments(L: Sequence[int], rows: int, w: int, every: int) -> list[tuple[int
     return [(sum(sizes[:first:every]), sum(sizes[first:end]), sizes[end]) for first, end in ends]
 
 
-def _about(got: Any, held: int, L: Sequence[int], rows: int, w: int, every: int) -> str:
-    """Say what a wrong number is, or what there is at the peak; nothing of what is no number."""
-    if not isinstance(got, int | float | np.number):
-        return ""
+def _about(got: float, held: int, L: Sequence[int], rows: int, w: int, every: int) -> str:
+    """Say what a wrong number is, or what there is at the peak."""
     segments = _segments(L, rows, w, every)
     fullest = max(range(len(segments)), key=lambda i: sum(segments[i]))
     first, last = fullest * every, min((fullest + 1) * every, len(L) - 1) - 1
@@ -89,7 +83,7 @@ def _about(got: Any, held: int, L: Sequence[int], rows: int, w: int, every: int)
             f"{there}, what was kept of layers behind is gone, and the segment's first input is counted twice",
         ),
     ]
-    what = next((what for number, what in known if number == got), "")
+    what = next((what for other, what in known if other == got), "")
     return f": {what}" if what else f": {there}, {kept} bytes kept before, {own} of inputs, {gradient} of a gradient"
 
 
@@ -119,11 +113,7 @@ def _choice(got: Any, L: Sequence[int], rows: int, w: int, limit: int, peaks: di
         if best is not None:
             raise Wrong(f"{what}: it returns None, but K = {best} fits, with {peaks[best]:,} bytes")
         return
-    try:
-        k = operator.index(got)
-    except TypeError:
-        raise Wrong(f"{what}: it returns {got!r}; it must be a whole number of layers, or None") from None
-    if k not in peaks:
+    if (k := whole(got, what)) not in peaks:
         raise Wrong(f"{what}: there is no K = {k}; it is 1 to {len(L) - 1}")
     if peaks[k] > limit:
         kept = formulas.checkpoints(L, rows, w, k)
@@ -168,11 +158,7 @@ def _replay(function: Callable[[list[tuple[int, int]], int], Any], found: list[B
 
 
 def _place(got: Any, right: int, taken: list[tuple[int, int]], nbytes: int) -> None:
-    try:
-        address = operator.index(got)
-    except TypeError:
-        raise Wrong(f"for {nbytes} bytes it returns {got!r}; it must be an address, a whole number") from None
-    if address == right:
+    if (address := whole(got, f"{nbytes} bytes")) == right:
         return
     top = taken[-1][1] if taken else 0
     what = f"{nbytes} bytes beside {taken if len(taken) < 7 else f'{len(taken)} blocks'}: you say {address}"

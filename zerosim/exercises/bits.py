@@ -95,7 +95,13 @@ def _why(own: After, other: After, before: After, bucket: Bucket, reference: str
         return "no gradient has been sent, so its own is that of this rank's rows alone"
     where = bucket if bucket in wrong else wrong[-1]
     gradient = "its gradient" if where is bucket else f"its gradient is right, but layer {where.layer}'s"
-    if (ratio := _ratio(own.own(own.gradients, where), other.own(other.gradients, where))) is not None:
+    ratio = _ratio(own.own(own.gradients, where), other.own(other.gradients, where))
+    if ratio is not None and abs(ratio - 1) < 0.01:
+        return (
+            f"{gradient} is {reference}'s but for rounding. The same numbers are added, in another order or in another "
+            "precision: is the loss divided more than once, or a micro-step's gradient added before it is reduced?"
+        )
+    if ratio is not None:
         return (
             f"{gradient} is {ratio:.3g} times {reference}'s. The loss is divided by the rows of the global batch once, "
             "before backward; after that, ranks add"

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from zerosim.exercises.numbers import number, whole
 from zerosim.exercises.verdict import Wrong, exercise, in_time, wanted
 from zerosim.myths import CLAIMS, Lab
 from zerosim.train import Records
+from zerosim.words import counted
 
 MICRO_STEPS = (1, 2, 4)
 
@@ -54,11 +56,12 @@ def check_experiment(function: Callable[[Lab], Any]) -> str:
         for k in MICRO_STEPS:
             for stage in (2, 3):
                 ranks = _sent(lab, k, stage)
-                counted = max(sum(own.values()) for own in ranks)
-                if (mine := got[str(k)][str(stage)]) != counted:
+                most = max(sum(own.values()) for own in ranks)
+                where = f"{counted(lab.N, 'rank')}, {counted(k, 'micro-step')}, stage {stage}"
+                if (mine := number(got[str(k)][str(stage)], where)) != most:
                     raise Wrong(
-                        f"{lab.N} ranks, {k} micro-steps, stage {stage}: you say {mine}, the busiest rank sent "
-                        f"{counted} bytes in a step{_about(mine, ranks, _sent(lab, 1, stage))}"
+                        f"{where}: you say {mine:,}, the busiest rank sent "
+                        f"{most:,} bytes in a step{_about(mine, ranks, _sent(lab, 1, stage))}"
                     )
     again = _numbers(in_time(function, _lab(3, _Doubled), seconds=60), "it")
     if again == got:
@@ -82,7 +85,7 @@ def _numbers(value: Any, who: str) -> dict[str, dict[str, Any]]:
     return numbers
 
 
-def _about(got: Any, ranks: list[dict[str, int]], single: list[dict[str, int]]) -> str:
+def _about(got: float, ranks: list[dict[str, int]], single: list[dict[str, int]]) -> str:
     """Say what a wrong number is."""
     most = max(sum(own.values()) for own in ranks)
     known = [
@@ -97,7 +100,7 @@ def _about(got: Any, ranks: list[dict[str, int]], single: list[dict[str, int]]) 
             for verb in ranks[0]
         ),
     ]
-    return next((f": {what}" for number, what in known if number == got), "")
+    return next((f": {what}" for other, what in known if other == got), "")
 
 
 @exercise
@@ -166,15 +169,18 @@ def check_refutes(function: Callable[[dict[str, int]], Any]) -> str:
         after = returned if isinstance(returned, dict) else numbers
         if after.keys() != measured.keys():
             raise Wrong(f"there are numbers for stages {', '.join(after)}; they must be those of {', '.join(measured)}")
+        after = {stage: whole(nbytes, f"{counted(N, 'rank')}, stage {stage}") for stage, nbytes in after.items()}
         changed = [stage for stage in measured if after[stage] != measured[stage]]
         if not changed:
             raise Wrong(f"{N} ranks: nothing has changed; of {measured} the judge says {before.word!r}")
         if len(changed) > 1:
             raise Wrong(f"{N} ranks: the numbers of stages {' and '.join(changed)} have changed; one must do")
+        if (nbytes := after[changed[0]]) <= 0:
+            raise Wrong(f"{N} ranks: no step of stage {changed[0]} can send {nbytes} bytes, so that refutes nothing")
         verdict = claim.verdict(after)
         if verdict.word != "false":
             raise Wrong(
-                f"{N} ranks: with {after[changed[0]]} bytes at stage {changed[0]} the judge says {verdict.word!r}: "
+                f"{N} ranks: with {nbytes:,} bytes at stage {changed[0]} the judge says {verdict.word!r}: "
                 f"{verdict.measured}"
             )
     return "with one number otherwise, no stage pays for its memory"

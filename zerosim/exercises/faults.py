@@ -12,6 +12,7 @@ from zerosim.checkpoint.manifest import MANIFEST, checkpoints, folder_name, shar
 from zerosim.checkpoint.shards import Index, shard_runs
 from zerosim.config import Config
 from zerosim.data import make_dataset
+from zerosim.exercises.numbers import answer, number, whole
 from zerosim.exercises.verdict import Wrong, exercise, in_time, wanted
 from zerosim.parallel import Grid
 from zerosim.train import train
@@ -32,8 +33,10 @@ def check_lost_steps(function: Callable[[int, int, bool], Any]) -> str:
     for every in (5, 3, 1):
         for (done, writing), newest in _newest(every).items():
             moments += 1
-            if (got := in_time(function, done, every, writing)) != done - newest:
-                raise Wrong(_lost(got, done, every, writing, newest))
+            at = " as the checkpoint of that step was being written" if writing and done % every == 0 else ""
+            what = f"{counted(done, 'step')} done, a checkpoint every {every}, killed{at}"
+            if (got := number(in_time(function, done, every, writing), what)) != done - newest:
+                raise Wrong(f"{what}: you say {got:g}, it is {done - newest}: {_lost(got, done, every, at, newest)}")
     return f"{moments} moments of 3 trainings"
 
 
@@ -57,18 +60,15 @@ def _newest(every: int) -> dict[tuple[int, bool], int]:
     return found
 
 
-def _lost(got: Any, done: int, every: int, writing: bool, newest: int) -> str:
-    at = " as the checkpoint of that step was being written" if writing and done % every == 0 else ""
-    what = f"{counted(done, 'step')} done, a checkpoint every {every}, killed{at}: you say {got}, it is {done - newest}"
-    if not isinstance(got, int | float | np.number):
-        return f"{what.partition(': you say')[0]}: it returns {got!r}; a number of steps is wanted"
+def _lost(got: float, done: int, every: int, at: str, newest: int) -> str:
+    """Say what a wrong number is."""
     if at and got == done % every:
-        return f"{what}: what is being written has no name yet, so the newest whole one is of step {newest}"
+        return f"what is being written has no name yet, so the newest whole one is of step {newest}"
     if got == newest:
-        return f"{what}: step {newest} is what the training goes on from; lost is what came after it"
+        return f"step {newest} is what the training goes on from; lost is what came after it"
     if got == every or got == every - 1:
-        return f"{what}: that is the most that can be lost; here the newest whole one is of step {newest}"
-    return f"{what}: the newest whole checkpoint is of step {newest}"
+        return f"that is the most that can be lost; here the newest whole one is of step {newest}"
+    return f"the newest whole checkpoint is of step {newest}"
 
 
 @exercise
@@ -99,9 +99,9 @@ def _own(widths: list[int], N: int, rank: int) -> slice:
 
 def _read(got: Any, old: list[np.ndarray], mine: np.ndarray, index: Index, what: str) -> None:
     try:
-        reads = [(int(shard), int(start), int(stop)) for shard, start, stop in got]
+        reads = [tuple(whole(each, what) for each in (shard, start, stop)) for shard, start, stop in got]
     except (TypeError, ValueError):
-        raise Wrong(f"{what}: it returns {got!r}; it must be a list of (old shard, start, stop)") from None
+        raise Wrong(f"{what}: it returns {answer(got)}; it must be a list of (old shard, start, stop)") from None
     for shard, start, stop in reads:
         if not 0 <= shard < len(old):
             raise Wrong(f"{what} reads shard {shard}; there are 0 to {len(old) - 1}")
@@ -138,7 +138,7 @@ class Disk:
 
     def __init__(self) -> None:
         self._root = _Folder()
-        self.after: Callable[[str], None] = lambda what: None
+        self._after: Callable[[str], None] = lambda what: None
         """Called after each change, when the power may fail."""
 
     def mkdir(self, name: str) -> None:
@@ -152,7 +152,7 @@ class Disk:
     def sync(self, name: str) -> None:
         """Wait until a file's contents, or the names in a folder, are on the disk."""
         self._find(name).sync()
-        self.after(f"sync({name!r})")
+        self._after(f"sync({name!r})")
 
     def rename(self, name: str, new: str) -> None:
         """Rename a file or a folder, within its folder, in one go."""
@@ -161,7 +161,7 @@ class Disk:
             raise Wrong(f"rename({name!r}, {new!r}): both must be in the same folder")
         what = self._find(name)
         folder.change({key: value for key, value in folder.names.items() if key != own} | {self._folder(new)[1]: what})
-        self.after(f"rename({name!r}, {new!r})")
+        self._after(f"rename({name!r}, {new!r})")
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it."""
@@ -169,7 +169,7 @@ class Disk:
         for inner in list(what.names) if isinstance(what, _Folder) else ():
             self.remove(f"{name}/{inner}")
         folder.change({key: value for key, value in folder.names.items() if key != own})
-        self.after(f"remove({name!r})")
+        self._after(f"remove({name!r})")
 
     def now(self) -> dict[str, Any]:
         """Return what is there if nothing crashes: bytes by name, a dict for a folder."""
@@ -197,7 +197,7 @@ class Disk:
     def _put(self, name: str, what: "_Folder | _File", said: str) -> None:
         folder, own = self._folder(name)
         folder.change({**folder.names, own: what})
-        self.after(said)
+        self._after(said)
 
 
 class _File:
@@ -250,7 +250,7 @@ def check_commit_order(function: Callable[[Disk, dict[str, bytes], str, str], An
     names = [*(shard_name(rank) for rank in range(2)), MANIFEST]
     files = {name: f"{name} of {NEW}".encode() for name in names}
     whole = {OLD: {name: f"{name} of {OLD}".encode() for name in names}, NEW: files}
-    disk, calls = Disk(), list[str]()
+    disk, calls, found = Disk(), list[str](), list[Wrong]()
     disk.mkdir(OLD)
     for name, data in whole[OLD].items():
         disk.write(f"{OLD}/{name}", data)
@@ -261,10 +261,16 @@ def check_commit_order(function: Callable[[Disk, dict[str, bytes], str, str], An
     def after(what: str) -> None:
         calls.append(what)
         for left in disk.crashes():
-            _look(left, whole, f"a crash after call {len(calls)}, {what},")
+            try:
+                _look(left, whole, f"a crash after call {len(calls)}, {what},")
+            except Wrong as wrong:
+                found.append(wrong)  # said at the end, too: a solution may catch what is raised
+                raise
 
-    disk.after = after
+    disk._after = after
     in_time(function, disk, dict(files), OLD, NEW)
+    if found:
+        raise found[0]
     if disk.now().get(NEW) != files:
         raise Wrong(f"it returns, and there is no {NEW} with all files; there are {', '.join(sorted(disk.now()))}")
     for left in disk.crashes():

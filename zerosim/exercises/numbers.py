@@ -3,6 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ class Case(NamedTuple):
     mistakes: Mapping[str, Any]
     """By the sentence that explains it."""
     unit: str = "bytes"
+    none: str = ""
+    """What to say of None where there is a number; empty: None is no answer in this exercise."""
 
 
 def expect(function: Callable[..., Any], cases: Iterable[Case], within: float = 0) -> int:
@@ -32,6 +35,8 @@ def expect(function: Callable[..., Any], cases: Iterable[Case], within: float = 
     answers = []
     for case in cases:
         got = in_time(function, *case.args)
+        if got is None and case.right is not None and case.none:
+            raise Wrong(f"{case.name}: you say None, and {case.none}")
         answers.append((case, None if got is case.right is None else number(got, case.name)))
     wrong = [(case, got) for case, got in answers if not _same(got, case.right, within)]
     if wrong:
@@ -48,10 +53,22 @@ def number(value: Any, where: str) -> float | int:
     """Return a solution's answer as an int or a float. Raises Wrong if it is no number."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        said = "nothing (None)" if value is None else f"{value!r:.60}"
-        raise Wrong(f"{where}: it returns {said}, and must return a number")
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | Decimal):
+        raise Wrong(f"{where}: it returns {answer(value)}, and must return a number")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def whole(value: Any, where: str) -> int:
+    """Return a solution's answer as an int. Raises Wrong if it is no whole number."""
+    got = number(value, where)
+    if not float(got).is_integer():
+        raise Wrong(f"{where}: it returns {answer(value)}, and must return a whole number")
+    return int(got)
+
+
+def answer(value: Any) -> str:
+    """What a solution has returned, as a message says it."""
+    return "nothing (None)" if value is None else f"{value!r:.60}"
 
 
 def _same(a: float | None, b: float | None, within: float) -> bool:

@@ -132,12 +132,13 @@ def _devices(stage: int, Psi: float, memory: float) -> Case:
         "The optimizer states are missing: K is 12 bytes per parameter": math.ceil(4 * Psi / memory),
         "That is for the weights alone": math.ceil(2 * Psi / memory),
         "Devices are whole: round up": cut / (memory - kept) if memory != kept else math.inf,
+        "One device at least there must be": 0,
     }
     if right is None:
         none = f"What every device keeps, {si(kept)}, leaves no room for the rest on any number of devices"
         mistakes[none] = math.ceil(cut / (memory - kept)) if memory != kept else math.inf
     if right is not None:
-        mistakes["On so many it does not fit yet: round up, not down"] = right - 1
+        mistakes["On so many it does not fit yet: round up, not down"] = right - 1 if right > 1 else math.nan
         mistakes["It fits on one fewer: where it divides, nothing is left over"] = right + 1
     return Case(
         f"stage {stage}, {Psi / 1e9:g} billion parameters, {si(memory)}",
@@ -145,7 +146,14 @@ def _devices(stage: int, Psi: float, memory: float) -> Case:
         right,
         mistakes,
         "devices",
+        "" if right is None else _enough(stage, Psi, memory, right),
     )
+
+
+def _enough(stage: int, Psi: float, memory: float, N: int) -> str:
+    needed = formulas.states_per_rank(stage, Psi, N)
+    exactly = ", exactly as much as there is" if needed == memory else f" of {si(memory)}"
+    return f"{'one device' if N == 1 else f'{N:,} devices'} will do: each then needs {si(needed)}{exactly}"
 
 
 def _fewest(stage: int, Psi: float, memory: float) -> int | None:

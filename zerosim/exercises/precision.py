@@ -10,6 +10,7 @@ import numpy as np
 from zerosim.comm import Comm
 from zerosim.config import Config
 from zerosim.data import Dataset, convert, make_dataset
+from zerosim.exercises.numbers import answer, number
 from zerosim.exercises.ranks import on_ranks
 from zerosim.exercises.verdict import Wrong, exercise, in_time, wanted
 from zerosim.formulas import MIXED, MOMENTS
@@ -34,11 +35,11 @@ def check_k(function: Callable[[str, str], Any]) -> str:
     for optimizer, numerics in itertools.product(RULES, ("fp32", "fp16", "bf16")):
         rank = _allocated(optimizer, numerics, data)
         held, Psi = rank.ledger.now["optimizer_states"], rank.layout.padded
-        got = in_time(function, optimizer, numerics)
+        got = number(in_time(function, optimizer, numerics), f"{optimizer} in {numerics}")
         if got != held // Psi:
             raise Wrong(
-                f"{optimizer} in {numerics}: {_given(got)}; a rank of {Psi} parameters holds {held} bytes of optimizer "
-                f"states, {held // Psi} each{_about_k(got, held // Psi, optimizer, numerics)}"
+                f"{optimizer} in {numerics}: you say {got:g}; a rank of {Psi} parameters holds {held} bytes of "
+                f"optimizer states, {held // Psi} each{_about_k(got, held // Psi, optimizer, numerics)}"
             )
     return f"{len(RULES)} optimizers in 3 precisions, as allocated"
 
@@ -50,11 +51,7 @@ def _allocated(optimizer: str, numerics: str, data: Dataset) -> Rank:
     return rank
 
 
-def _given(got: Any) -> str:
-    return f"you say {got}" if isinstance(got, int | float | np.number) else f"it returns {got!r}, not a number"
-
-
-def _about_k(got: Any, held: int, optimizer: str, numerics: str) -> str:
+def _about_k(got: float, held: int, optimizer: str, numerics: str) -> str:
     """Say what a wrong number is."""
     moments, mixed = MOMENTS[optimizer], numerics in MIXED
     known = [
@@ -71,7 +68,7 @@ def _about_k(got: Any, held: int, optimizer: str, numerics: str) -> str:
         (not mixed, held + 4, "fp32 needs no master copy: the parameter is one"),
         (held, held // 4, "those are arrays, each of them in fp32, 4 bytes"),
     ]
-    return next((f": {what}" for there, number, what in known if there and number == got), "")
+    return next((f": {what}" for there, other, what in known if there and other == got), "")
 
 
 @exercise
@@ -98,20 +95,22 @@ def _follow(function: Callable[[float, int, bool], Any], what: str, history: lis
     true = LossScale(on=True)
     scale, good = true.value, 0
     last, why = 0, "beginning"
-    for number, overflowed in enumerate(history, 1):
+    for step, overflowed in enumerate(history, 1):
         before = true.value
         true.update(overflowed)
-        answer = function(scale, good, overflowed)
-        if not isinstance(answer, tuple | list) or len(answer) != 2:
-            raise Wrong(f"it returns {answer!r}; it must return two things, the scale and the count of good steps")
-        scale, good = answer
+        returned = function(scale, good, overflowed)
+        if not isinstance(returned, tuple | list) or len(returned) != 2:
+            raise Wrong(
+                f"it returns {answer(returned)}; it must return two things, the scale and the count of good steps"
+            )
+        scale, good = number(returned[0], f"{what}, step {step}, the scale"), returned[1]
         if scale != true.value:
             raise Wrong(
-                f"{what}, step {number}: the scale was {before:g} and must be {true.value:g}, yours is "
-                f"{scale}{_about_scale(scale, before, true.value, overflowed, number - last, why)}"
+                f"{what}, step {step}: the scale was {before:g} and must be {true.value:g}, yours is "
+                f"{scale}{_about_scale(scale, before, true.value, overflowed, step - last, why)}"
             )
         if true.value != before:
-            last, why = number, "overflow" if overflowed else "doubling"
+            last, why = step, "overflow" if overflowed else "doubling"
 
 
 def _about_scale(got: Any, before: float, right: float, overflowed: bool, since: int, why: str) -> str:
@@ -165,8 +164,8 @@ def _judge(function: Callable[[Comm, np.ndarray], Any], N: int, bad: dict[int, f
         "; ".join(f"{value} in rank {r}'s slice" for r, value in bad.items()) or "no slice has overflowed"
     )
     for r, (said, sent, kept) in enumerate(on_ranks(N, decide, seconds=3)):
-        if not isinstance(said, bool | int | float | np.generic):
-            raise Wrong(f"{where}: rank {r} returns {said!r}; it must return True (skip) or False")
+        if not isinstance(said, bool | int | float | np.generic) and getattr(said, "size", 0) != 1:
+            raise Wrong(f"{where}: rank {r} returns {answer(said)}; it must return True (skip) or False")
         if not kept:
             raise Wrong(f"{where}: rank {r}'s slice is changed, but the optimizer needs it: verbs sum in place")
         if sent >= 4096:

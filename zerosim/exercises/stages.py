@@ -6,13 +6,15 @@ A reader's function keeps its own globals, so that it may call others of the rea
 stands in for.
 
 A rank's weights must be stage 0's to the bit after every step. What it holds and sends must not be more than the
-formulas say; in which order it does things, and through how small a buffer, is the reader's.
+formulas say, nor may it send so little that it must hold what it should not; in which order it does things, and through
+how small a buffer, is the reader's. What is in no book is looked for with the interpreter's tracer.
 """
 
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -23,8 +25,11 @@ from zerosim.collectives import VERBS
 from zerosim.config import Config
 from zerosim.data import Dataset, convert, load
 from zerosim.exercises.bits import After, same
+from zerosim.exercises.numbers import answer, number
 from zerosim.exercises.ranks import on_ranks
+from zerosim.exercises.unbooked import ZEROSIM, traced
 from zerosim.exercises.verdict import Wrong, exercise, wanted
+from zerosim.ledger import StillReferenced
 from zerosim.precision import precision
 from zerosim.rank import Rank
 from zerosim.stages import STAGES
@@ -85,15 +90,24 @@ def _stage(stage: int, functions: dict[str, Callable[..., Any]], seconds: float)
         wanted(function, *_TAKES[name])
     for N in RANKS:
         for name, (settings, brightness) in TRIALS.items():
-            trial = Trial(stage, N, Config(hidden=(32, 32), batch_size=ROWS, **settings), brightness)
             try:
-                trial.check(functions, seconds)
+                Trial(stage, N, _config(settings), brightness).check(functions, seconds)
             except Wrong as wrong:
                 raise Wrong(f"N = {N} ({name}): {wrong}") from None
+    for name, (settings, brightness) in TRIALS.items():
+        try:
+            with traced() as look:
+                Trial(stage, 2, _config(settings), brightness).run(functions, seconds, look)
+        except Wrong as wrong:
+            raise Wrong(f"bits and books are right, but on 2 ranks ({name}) {wrong}") from None
     return (
         f"on {', '.join(map(str, sorted(RANKS)))} ranks the bits of stage 0 after every step, with buckets, "
         f"micro-steps, clipping and an overflow too, and no byte held or sent above stage {stage}'s formulas"
     )
+
+
+def _config(settings: dict[str, Any]) -> Config:
+    return Config(hidden=(32, 32), batch_size=ROWS, **settings)
 
 
 @dataclass(frozen=True)
@@ -125,27 +139,53 @@ class Trial:
 
     # the reader's stage, and another one -----------------------------------------------------------------------------
 
-    def run(self, functions: dict[str, Callable[..., Any]], seconds: float = 20) -> list[list[After]]:
-        """Take the steps with these functions, and return what each rank had after allocation and after each step."""
+    def run(
+        self, functions: dict[str, Callable[..., Any]], seconds: float = 20, look: Callable[[str], None] | None = None
+    ) -> list[list[After]]:
+        """Take the steps with these functions, and return what each rank had after allocation and after each step.
+
+        `look(when)` is called by rank 0 at each collective and after each step.
+        """
         stage = STAGES[self.stage]
         digits, numerics = _digits(), precision(self.config.precision)
         rows = replace(digits, x=self.brightness * digits.x[: STEPS * ROWS], y=digits.y[: STEPS * ROWS])
         data = convert(rows, numerics.dtype, numerics.compute)
-        with patch.multiple(stage, **functions):  # type: ignore[call-overload]
-            return on_ranks(self.N, lambda comm: list(self._steps(comm, stage, data)), seconds)
+        try:
+            with patch.multiple(stage, **functions):  # type: ignore[call-overload]
+                return on_ranks(self.N, lambda comm: list(self._steps(comm, stage, data, look)), seconds)
+        except StillReferenced as error:
+            raise Wrong(_kept(error)) from None
+        except RecursionError:
+            name = stage.__name__.rpartition(".")[2]
+            raise Wrong(
+                f"one of yours calls itself without end. While it is checked it stands in for {name}'s own: what calls "
+                f"{name}.{next(iter(functions))} then, say, calls yours"
+            ) from None
 
-    def _steps(self, comm: Transport, stage: ModuleType, data: Dataset) -> Iterator[After]:
+    def _steps(
+        self, comm: Transport, stage: ModuleType, data: Dataset, look: Callable[[str], None] | None
+    ) -> Iterator[After]:
         rank = Rank(comm, self.config, data)
+        agreed = _watch(rank, look if comm.rank == 0 else None)
         stage.allocate(rank)
         yield self._after(rank, 0.0, False, {})
         for batch in np.arange(STEPS * ROWS).reshape(STEPS, ROWS):
             before = rank.comm.sent.copy()
             rank.ledger.reset_peak()
+            agreed.clear()
             with np.errstate(all="ignore"):
                 returned = stage.step(rank, batch)
             if not (isinstance(returned, tuple) and len(returned) == 2):
-                raise Wrong(f"step returns {returned!r}; it must return (loss, whether the weights were updated)")
-            yield self._after(rank, *returned, {verb: rank.comm.sent[verb] - before[verb] for verb in VERBS})
+                raise Wrong(f"step returns {answer(returned)}; it must return (loss, whether the weights were updated)")
+            if len(agreed) != 1:
+                often = f"{len(agreed)} times" if agreed else "never"
+                raise Wrong(f"step calls rank.agree(loss) {often}; once is right: it counts the optimizer's steps")
+            if look and comm.rank == 0:
+                look("when the step is over")
+            own_loss = number(returned[0], "the loss that step returns")
+            yield self._after(
+                rank, own_loss, returned[1], {verb: rank.comm.sent[verb] - before[verb] for verb in VERBS}
+            )
 
     def _after(self, rank: Rank, loss: float, updated: bool, sent: dict[str, int]) -> After:
         number, ledger = rank.comm.rank, rank.ledger
@@ -210,11 +250,25 @@ class Trial:
         return f"stage {self.stage}'s share is {nbytes:,}"
 
     def _sends(self, rank: int, own: After) -> None:
-        """A rank must not send more in a step than the formula says, all verbs together."""
+        """A rank must send in a step what the formula says, all verbs together.
+
+        At stage 3 it may leave out what an ideal one could: the first layer in backward, for nothing goes further back,
+        and the last one, which is there from forward. Less than that it cannot send but by keeping what it gathers.
+        """
         config, k = self.config, self.config.grad_accum
         enough = formulas.traffic(self.stage, self._widths, self.N, config.precision, config.bucket, k, rank=rank)
-        if (sent := sum(own.sent.values())) <= (total := sum(enough.values())):
+        sent, total = sum(own.sent.values()), sum(enough.values())
+        spared = 0.0
+        if self.stage == 3:
+            sizes = [own.layout.layer_size(layer) for layer in (0, -1)]
+            spared = enough["all_gather"] / 2 * sum(sizes) / own.layout.padded
+        if sent <= total and not (own.updated and sent < total - spared - 1):
             return
+        if sent < total:
+            raise Wrong(
+                f"the bits are right, but rank {rank} has sent only {sent:,} bytes in a step, and stage {self.stage} "
+                f"needs {total:,}: so it must hold what belongs to others, or read it without a door"
+            )
         once = total / sum(formulas.passes(self.stage, k).values())
         said = [
             f"{verb} {nbytes / once / (1 + (verb == 'all_reduce')):.3g}" for verb, nbytes in own.sent.items() if nbytes
@@ -226,6 +280,60 @@ class Trial:
             f"{total:,} of stage {self.stage}. Passes over the parameters: {', '.join(said)}; needed: "
             f"{', '.join(needed)}{hint}"
         )
+
+
+def _watch(rank: Rank, look: Callable[[str], None] | None) -> list[float]:
+    """Let a rank write down each call of `agree`, refuse `update` before it, and look at each collective."""
+    agreed: list[float] = []
+    agree, update = rank.agree, rank.update
+
+    def noted(loss: float, *more: Any) -> Any:
+        agreed.append(loss)
+        return agree(loss, *more)
+
+    def after_that(*args: Any) -> None:
+        if not agreed:
+            raise Wrong("rank.update comes before rank.agree(loss), which says whether to update, and by which factor")
+        update(*args)
+
+    def looking(verb: str, look: Callable[[str], None]) -> Callable[..., None]:
+        call = getattr(rank.comm, verb)
+
+        def looked(*vectors: Any, **where: Any) -> None:
+            look(f"when rank.comm.{verb} is called")
+            call(*vectors, **where)
+
+        return looked
+
+    vars(rank).update(agree=noted, update=after_that)
+    if look is not None:
+        vars(rank.comm).update({verb: looking(verb, look) for verb in VERBS})
+    return agreed
+
+
+def _kept(error: StillReferenced) -> str:
+    """Say which name keeps an array that was released, if it is still on the stack."""
+    names = [
+        f"`{name}`"
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        for name, value in frame.f_locals.items()
+        if isinstance(value, np.ndarray) and _base(value) is error.array and not _of_zerosim(frame)
+    ]
+    held = f"the name {names[-1]}" if names else "something (a global, an attribute, a list)"
+    return (
+        f"{held} still refers to {error.array.nbytes:,} bytes that were borrowed, after their `with` block has ended. "
+        "So they are there, and the book says that they are not: `del` the name, or borrow in a function of its own"
+    )
+
+
+def _of_zerosim(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(ZEROSIM)
+
+
+def _base(array: np.ndarray) -> np.ndarray:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 @cache

@@ -4,7 +4,7 @@ import functools
 import inspect
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,8 @@ def exercise(check: Callable[..., str]) -> Callable[..., Verdict]:
             return Verdict(False, str(wrong))
         except (AssertionError, InputError) as refused:
             return Verdict(False, str(refused) or f"an assertion fails{_where(refused, solution)}")
+        except SystemExit as error:
+            return Verdict(False, f"it leaves the program (exit); it must return{_where(error, solution)}")
         except Exception as error:
             return Verdict(False, f"{type(error).__name__}: {error}{_where(error, solution)}")
 
@@ -77,13 +79,23 @@ def wanted(function: Any, *names: str) -> None:
     if not callable(function):
         raise Wrong(f"this is {type(function).__name__}, and must be a function of ({', '.join(names)})")
     try:
-        inspect.signature(function).bind(*names)
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in functions have none
+        return
+    try:
+        signature.bind(*names)
     except TypeError:
-        raise Wrong(f"{function.__name__}{inspect.signature(function)} must take ({', '.join(names)})") from None
+        called = getattr(function, "__name__", type(function).__name__)
+        raise Wrong(f"{called}{signature} must take ({', '.join(names)})") from None
+
+
+def files_of(functions: Iterable[Any]) -> set[str]:
+    """Return the files, or cells, that functions are written in; of what is no Python function, none."""
+    codes = (getattr(inspect.unwrap(getattr(each, "func", each)), "__code__", None) for each in functions)
+    return {code.co_filename for code in codes if code}
 
 
 def _where(error: BaseException, solution: tuple[Any, ...]) -> str:
     """Say in which line of the solution's own file, or of its cell, it was raised; nothing if in none of it."""
-    files = {code.co_filename for each in solution if (code := getattr(inspect.unwrap(each), "__code__", None))}
-    own = [place for place in traceback.extract_tb(error.__traceback__) if place.filename in files]
+    own = [place for place in traceback.extract_tb(error.__traceback__) if place.filename in files_of(solution)]
     return f", in line {own[-1].lineno} of yours: {own[-1].line}" if own else ""
