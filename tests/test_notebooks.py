@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 import sys
 import time
@@ -156,7 +157,11 @@ def test_predicted_beside_counted(capsys):
         (0, 0, "as predicted"),
         (np.float32(0.5), 0.5, "as predicted"),
         (1 / 3, 1 / 3, "as predicted"),
+        (0.333333, 1 / 3, "as predicted"),
         (0.33, 1 / 3, "you said 1 % too little"),
+        (4187, 4187.5, "you said 0.012 % too little"),
+        (math.inf, 4187.5, "you said inf times as much"),
+        (math.nan, 4187.5, "otherwise"),
         (True, "yes", "as predicted"),
         (" Yes", "yes", "as predicted"),
         ("no", True, "otherwise"),

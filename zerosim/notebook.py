@@ -217,7 +217,7 @@ def _how(said: Any, value: Any) -> str:
             return "a number was asked for"
         if abs(said - value) <= _half_a_place(value):
             return "as predicted"
-        if not value or said / value <= 0:
+        if not value or not said / value > 0:
             return "otherwise"
         if abs(ratio := said / value - 1) < 0.1:
             return f"you said {100 * abs(ratio):.2g} % too {'much' if ratio > 0 else 'little'}"
@@ -245,7 +245,7 @@ def _half_a_place(value: float) -> float:
     """By how much a number may differ from one that is shown with so many decimals, and be the same when rounded."""
     if value % 1 == 0:
         return 0.5 if abs(value) >= 100 else 1e-9
-    return (0.5 + 1e-9) * 10.0 ** int(Decimal(repr(float(value))).as_tuple().exponent)
+    return (0.5 + 1e-9) * 10.0 ** int(Decimal(_shown(value).replace(",", "")).as_tuple().exponent)
 
 
 def _words(said: Any) -> list[str]:
@@ -254,7 +254,12 @@ def _words(said: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else f"{value:,}" if _is_number(value) else str(value)
+    """Whole numbers in full, others with six digits."""
+    if value is None:
+        return "-"
+    if not _is_number(value):
+        return str(value)
+    return f"{int(value):,}" if value % 1 == 0 else f"{value:,.6g}"
 
 
 def _source(thing: Any) -> str:
