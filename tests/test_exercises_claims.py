@@ -38,7 +38,7 @@ def computed(lab):
     [
         (experiment, "Right: counted on 2 and 3 ranks"),
         (by_report, "Right"),
-        (lambda lab: None, "Not yet: it returns None; it must return"),
+        (lambda lab: None, "Not yet: it returns nothing .None.; it must return"),
         (lambda lab: {"1": experiment(lab)["1"]}, "Not yet: it returns micro-steps 1 and stages 2, 3; it must return"),
         (lambda lab: experiment(lab, accumulate=False), ".*2 micro-steps, stage 2: .* did grad_accum reach the train"),
         (
@@ -72,7 +72,7 @@ def by_hand(numbers):
     [
         (judge, "Right: right of 5 sets of numbers"),
         (by_hand, "Right"),
-        (lambda numbers: None, "Not yet: it returns None; it must be a Verdict"),
+        (lambda numbers: None, "Not yet: it returns nothing .None.; it must be a Verdict"),
         (
             lambda numbers: Verdict("only if micro-steps are 1", str(numbers)),
             ".*never gathers twice.*holds for none of 3",

@@ -54,6 +54,7 @@ def test_right(check, solution):
         ("check_largest_model", lambda s, m, N: m / 2, "weights alone"),
         ("check_largest_model", lambda s, m, N: np.array([m, m]), r"it returns array\(.*, and must return a number"),
         ("check_largest_model", lambda s, m, N: Decimal(m) / 2, "weights alone"),
+        ("check_largest_model", lambda s, m, N: 10**400, "it returns a number that is too large"),
         ("check_largest_model", lambda s, m, N: sys.exit(3), r"it leaves the program .*, in line \d+ of yours: .*exit"),
         ("check_largest_model", lambda s, m, N: m / 16, r"stage 1, 32\.00 GB on each of 64 devices: .*N is missing"),
         ("check_largest_model", lambda s, m, N: N * m / 16, "stage 0, .* on each of 64 devices: .*That is for stage 3"),

@@ -466,6 +466,21 @@ def test_stage_3_is_right(gathered, backward):
             r"array of [\d,]+ bytes that no book shows is held when rank.comm.all_gather is called; line \d+ of yours "
             r"has made it: weights = KNOWN",
         ),
+        (
+            first_bucket_only.__wrapped__,
+            zero3.backward,
+            r"gathered returns <generator .*; it must be a context manager: @contextmanager above it, yield in it",
+        ),
+        (
+            contextmanager(lambda rank, k: (None for _ in "1")),
+            zero3.backward,
+            r"gathered yields nothing \(None\); layer 0 is a vector of 2080 elements, padding included",
+        ),
+        (
+            contextmanager(lambda rank, k: (rank.parameters for _ in "1")),
+            zero3.backward,
+            r"gathered yields an array of shape \(867,\); layer 0 is a vector of 2080 elements",
+        ),
         (kept, zero3.backward, r"rank \d has 1,734 bytes of parameters, and its book shows 8,670"),
         (
             gather(elements=lambda rank, k: rank.layout.padded),

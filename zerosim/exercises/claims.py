@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from zerosim.exercises.numbers import number, whole
+from zerosim.exercises.numbers import answer, number, whole
 from zerosim.exercises.verdict import Wrong, exercise, in_time, wanted
 from zerosim.myths import CLAIMS, Lab
 from zerosim.train import Records
@@ -78,7 +78,7 @@ def _numbers(value: Any, who: str) -> dict[str, dict[str, Any]]:
     try:
         numbers = {str(k): {str(stage): n for stage, n in own.items()} for k, own in value.items()}
     except AttributeError:
-        raise Wrong(f"{who} returns {value!r}; {form}") from None
+        raise Wrong(f"{who} returns {answer(value)}; {form}") from None
     if numbers.keys() != {str(k) for k in MICRO_STEPS} or any(own.keys() != {"2", "3"} for own in numbers.values()):
         stages = sorted({stage for own in numbers.values() for stage in own})
         raise Wrong(f"{who} returns micro-steps {', '.join(numbers)} and stages {', '.join(stages)}; {form}")
@@ -120,7 +120,7 @@ def check_judge(function: Callable[[Any], Any]) -> str:
         verdict = in_time(function, copy.deepcopy(numbers))
         word, measured = getattr(verdict, "word", None), getattr(verdict, "measured", None)
         if not isinstance(word, str) or not isinstance(measured, str):
-            raise Wrong(f"it returns {verdict!r}; it must be a Verdict(word, measured)")
+            raise Wrong(f"it returns {answer(verdict)}; it must be a Verdict(word, measured)")
         _judged(word, numbers, what)
         said[what] = measured
     if len(set(said.values())) < len(said):

@@ -55,7 +55,11 @@ def number(value: Any, where: str) -> float | int:
         value = value.item()
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | Decimal):
         raise Wrong(f"{where}: it returns {answer(value)}, and must return a number")
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    try:
+        converted = float(value)
+    except (OverflowError, ValueError):  # a signalling NaN of decimal, say
+        raise Wrong(f"{where}: it returns a number that is too large, or none") from None
+    return int(value) if isinstance(value, numbers.Integral) else converted
 
 
 def whole(value: Any, where: str) -> int:

@@ -12,6 +12,7 @@ how small a buffer, is the reader's. What is in no book is looked for with the i
 
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from types import FrameType, ModuleType
@@ -74,7 +75,28 @@ def check_stage_2(
 @exercise
 def check_stage_3(gathered: Callable[..., Any], backward: Callable[..., Any], seconds: float = 20) -> str:
     """Check stage 3's `gathered(rank, k)`, a context manager, and `backward(rank, k, x, dy, add)`."""
-    return _stage(3, {"gathered": gathered, "backward": backward}, seconds)
+    wanted(gathered, *_TAKES["gathered"])
+    return _stage(3, {"gathered": _manager(gathered), "backward": backward}, seconds)
+
+
+def _manager(gathered: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, if it is a context manager and yields a layer; Wrong is raised if not."""
+
+    @contextmanager
+    def checked(rank: Rank, k: int) -> Iterator[np.ndarray]:
+        manager = gathered(rank, k)
+        if not hasattr(manager, "__enter__"):
+            needed = "it must be a context manager: @contextmanager above it, yield in it"
+            raise Wrong(f"gathered returns {answer(manager)}; {needed}")
+        with manager as weights:
+            size = rank.layout.layer_size(k)
+            if not isinstance(weights, np.ndarray) or weights.shape != (size,):
+                what = f"an array of shape {weights.shape}" if isinstance(weights, np.ndarray) else answer(weights)
+                raise Wrong(f"gathered yields {what}; layer {k} is a vector of {size} elements, padding included")
+            yield weights
+            del weights  # what was borrowed goes back now
+
+    return checked
 
 
 _TAKES = {

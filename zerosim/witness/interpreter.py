@@ -1,9 +1,10 @@
 """The interpreter as a witness: tracemalloc sees every array that NumPy allocates.
 
 At rest it adds up NumPy's own domain, so Python's objects do not count. A peak is kept for all domains together only;
-so what a step rises above its own end is added to the arrays at rest. Python's objects that the end has and the peak had
-not are taken off with it: some 10 kB in the first two steps, whose timeline is written down, so that for a small model
-of two steps the ledger is that much above this witness. From the third step on it is below, by some 6 kB of messages.
+so what a step rises above its own end is added to the arrays at rest. Python's objects that are there at the end and
+were not at the peak are taken off with it: some 10 kB in the first two steps, whose timeline is written down, so that
+after two steps of a small model the ledger is that much above this witness. From the third step on it is below, by some
+6 kB of messages.
 """
 
 import tracemalloc
