@@ -54,6 +54,9 @@ TRIALS: dict[str, tuple[dict[str, Any], float]] = {
 }
 """Settings, and the brightness of the digits, by name."""
 
+TRACED = ("fp16, adam", "fp32, sgd, 2 micro-steps, clipped")
+"""In which arrays that no book shows are looked for: what a step does once, and what it does in each micro-step."""
+
 
 @exercise
 def check_stage_1(allocate: Callable[..., Any], step: Callable[..., Any], seconds: float = 20) -> str:
@@ -116,10 +119,10 @@ def _stage(stage: int, functions: dict[str, Callable[..., Any]], seconds: float)
                 Trial(stage, N, _config(settings), brightness).check(functions, seconds)
             except Wrong as wrong:
                 raise Wrong(f"N = {N} ({name}): {wrong}") from None
-    for name, (settings, brightness) in TRIALS.items():
+    for name in TRACED:
         try:
             with traced() as look:
-                Trial(stage, 2, _config(settings), brightness).run(functions, seconds, look)
+                Trial(stage, 2, _config(TRIALS[name][0]), 1.0).run(functions, seconds, look)
         except Wrong as wrong:
             raise Wrong(f"bits and books are right, but on 2 ranks ({name}) {wrong}") from None
     return (
@@ -166,7 +169,7 @@ class Trial:
     ) -> list[list[After]]:
         """Take the steps with these functions, and return what each rank had after allocation and after each step.
 
-        `look(when)` is called by rank 0 at each collective and after each step.
+        `look(when)` is called by rank 0 at each collective of the last step, and after it.
         """
         stage = STAGES[self.stage]
         digits, numerics = _digits(), precision(self.config.precision)
@@ -188,10 +191,13 @@ class Trial:
         self, comm: Transport, stage: ModuleType, data: Dataset, look: Callable[[str], None] | None
     ) -> Iterator[After]:
         rank = Rank(comm, self.config, data)
-        agreed = _watch(rank, look if comm.rank == 0 else None)
+        look = look if comm.rank == 0 else None
+        agreed = _watch(rank)
         stage.allocate(rank)
         yield self._after(rank, 0.0, False, {})
-        for batch in np.arange(STEPS * ROWS).reshape(STEPS, ROWS):
+        for step, batch in enumerate(np.arange(STEPS * ROWS).reshape(STEPS, ROWS), 1):
+            if look and step == STEPS:
+                _look_at_collectives(rank, look)
             before = rank.comm.sent.copy()
             rank.ledger.reset_peak()
             agreed.clear()
@@ -202,7 +208,7 @@ class Trial:
             if len(agreed) != 1:
                 often = f"{len(agreed)} times" if agreed else "never"
                 raise Wrong(f"step calls rank.agree(loss) {often}; once is right: it counts the optimizer's steps")
-            if look and comm.rank == 0:
+            if look and step == STEPS:
                 look("when the step is over")
             own_loss = number(returned[0], "the loss that step returns")
             yield self._after(
@@ -304,8 +310,8 @@ class Trial:
         )
 
 
-def _watch(rank: Rank, look: Callable[[str], None] | None) -> list[float]:
-    """Let a rank write down each call of `agree`, refuse `update` before it, and look at each collective."""
+def _watch(rank: Rank) -> list[float]:
+    """Let a rank write down each call of `agree`, and refuse `update` before it."""
     agreed: list[float] = []
     agree, update = rank.agree, rank.update
 
@@ -318,7 +324,12 @@ def _watch(rank: Rank, look: Callable[[str], None] | None) -> list[float]:
             raise Wrong("rank.update comes before rank.agree(loss), which says whether to update, and by which factor")
         update(*args)
 
-    def looking(verb: str, look: Callable[[str], None]) -> Callable[..., None]:
+    vars(rank).update(agree=noted, update=after_that)
+    return agreed
+
+
+def _look_at_collectives(rank: Rank, look: Callable[[str], None]) -> None:
+    def looking(verb: str) -> Callable[..., None]:
         call = getattr(rank.comm, verb)
 
         def looked(*vectors: Any, **where: Any) -> None:
@@ -327,10 +338,7 @@ def _watch(rank: Rank, look: Callable[[str], None] | None) -> list[float]:
 
         return looked
 
-    vars(rank).update(agree=noted, update=after_that)
-    if look is not None:
-        vars(rank.comm).update({verb: looking(verb, look) for verb in VERBS})
-    return agreed
+    vars(rank.comm).update({verb: looking(verb) for verb in VERBS})
 
 
 def _kept(error: StillReferenced) -> str:

@@ -15,7 +15,7 @@ from zerosim.exercises.verdict import Wrong
 SMALL = 256
 """Bytes that a line may hold in arrays of its own: a few numbers, no slice of a layer."""
 
-FRAMES = 24
+FRAMES = 12
 """Of the stack, kept for each allocation: NumPy's functions call one another."""
 
 _NUMPY, ZEROSIM = (str(Path(package.__file__ or "").parent) for package in (np, zerosim))
