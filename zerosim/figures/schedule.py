@@ -35,6 +35,8 @@ def schedule(steps: Mapping[int, Sequence[Any]], subject: str) -> "Figure":
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.44e3 * whole)
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.05e3 * whole])
+    axes.spines["bottom"].set_bounds(0, 1e3 * whole)
     axes.set_xlabel("milliseconds into the step, modelled")
     drawn = {span.what for spans in steps.values() for span in spans}
     order = ("forward", "backward", "update", "all_reduce", "reduce_scatter", "all_gather")
