@@ -34,9 +34,10 @@ def timeline(report: dict[str, Any], by_changes: bool = False) -> "Figure":
         formula = sum(run["memory"]["at_rest"]["formula_per_rank"][0].values())
         axes.axhline(formula, color="black", linewidth=2, linestyle="--")
         axes.set_xlim(0, at[-1])
-        axes.set_title(f"stage {run['stage']}", pad=26)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # 0, not 0.0, which would touch the y axis's 0 B
+        axes.set_title(f"stage {run['stage']}", pad=38)
         begins = [bisect_left(line["seconds"], t) if by_changes else 1000 * t for t, _ in line["phases"]]
-        _phases(axes, begins, [name for _, name in line["phases"]], at[-1])
+        _phases(axes, begins, [name for _, name in line["phases"]], at[-1], 860 / columns)
         in_bytes(axes)
     for axes in grid[-1]:
         axes.set_xlabel("takes and releases of memory" if by_changes else "milliseconds into the step")
@@ -48,19 +49,38 @@ def timeline(report: dict[str, Any], by_changes: bool = False) -> "Figure":
     return figure
 
 
-def _phases(axes: Any, begins: list[float], names: list[str], end: float) -> None:
-    """Name each phase above the panel where it is long enough for its name."""
-    for name, start, stop in zip(names, begins, [*begins[1:], end], strict=True):
-        if start > 0:
-            axes.axvline(start, color="black", linewidth=0.8, alpha=0.6)
-        if stop - start > 0.025 * len(name) * end:
-            axes.annotate(
-                name,
-                ((start + stop) / 2, 1),
-                (0, 3),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                ha="center",
-                fontsize="small",
-                color="#444444",
-            )
+def _phases(axes: Any, begins: list[float], names: list[str], end: float, room: float) -> None:
+    """Name the phases above the panel, `room` points wide: a bar over each, and a line to it from its name.
+
+    Names stand beside each other, so that one may stand beside its phase. Where there is no room for all (a step of
+    many micro-steps has each phase many times), the longest of each name is named, and others as there is room.
+    """
+    from zerosim.figures.style import spread
+
+    spans = [
+        (name, start / end, stop / end) for name, start, stop in zip(names, begins, [*begins[1:], end], strict=True)
+    ][: -1 if names[-1] == "end" else None]
+    for i, (start, stop) in enumerate((start, stop) for _, start, stop in spans if stop > start):
+        bar = {"color": ("#222222", "#999999")[i % 2], "linewidth": 5, "solid_capstyle": "butt", "clip_on": False}
+        axes.plot([start, stop], [1, 1], transform=axes.transAxes, **bar)
+    for start in sorted({start for _, start, _ in spans} - {0}):
+        axes.axvline(start * end, color="black", linewidth=1, alpha=0.6)
+    by_length = sorted(spans, key=lambda span: span[1] - span[2])
+    first = {name: span for span in reversed(by_length) for name in span[:1]}
+    chosen: list[tuple[str, float, float]] = []
+    for span in [*first.values(), *(span for span in by_length if span is not first[span[0]])]:
+        if sum(_width(name) for name, _, _ in [*chosen, span]) <= room:
+            chosen.append(span)
+    chosen.sort(key=lambda span: span[1:])
+    middles = [(start + stop) / 2 for _, start, stop in chosen]
+    places = spread(middles, [_width(name) / room for name, _, _ in chosen], 0, 1)
+    for (name, _, _), middle, place in zip(chosen, middles, places, strict=True):
+        line = {"arrowstyle": "-", "color": "#444444", "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+        above = {"xycoords": "axes fraction", "textcoords": ("axes fraction", "offset points"), "ha": "center"}
+        axes.annotate("", (middle, 1), (place, 16), arrowprops=line, **above)
+        axes.annotate(name, (place, 1), (place, 17), fontsize="small", color="#222222", **above)
+
+
+def _width(name: str) -> float:
+    """Points that a small name takes, with the air around it."""
+    return 8.4 * len(name) + 8
