@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 @slide
 def loss(report: dict[str, Any]) -> "Figure":
     """Draw the training loss by step, thick to thin so that equal curves all show, and the held-out loss by epoch."""
-    from zerosim.figures.style import STAGES, new_figure, subject
+    from zerosim.figures.style import new_figure, pen, subject
 
     figure, axes = new_figure()
     hashes = [run["weights_sha256"] for run in report["runs"]]
@@ -24,10 +24,9 @@ def loss(report: dict[str, Any]) -> "Figure":
         axes.plot(
             steps,
             values,
-            color=STAGES[run["stage"]],
-            linewidth=width,
             label=name,
             marker="." if len(values) == 1 else "",
+            **pen(run["stage"], width),
         )
     last = report["runs"][-1]
     ends, held_out, step = [], [], 0

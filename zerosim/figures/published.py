@@ -23,7 +23,7 @@ _ZERO = "Rajbhandari et al.: ZeRO, arXiv:1910.02054"
 _INFINITY = "Rajbhandari et al.: ZeRO-Infinity, arXiv:2104.07857"
 
 _WHITE: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "white", "markeredgecolor": "black"}
-_PRINTED = {"marker": "D", "markersize": 6.5, "markeredgewidth": 1.6, "zorder": 5, **_WHITE}
+_PRINTED = {"marker": "D", "markersize": 8, "markeredgewidth": 2, "zorder": 5, **_WHITE}
 _COUNTED = {"marker": "o", "markersize": 14, "markeredgewidth": 2, "zorder": 4, **_WHITE}
 _GREY = "#555555"
 _ASIDE = {50: 0.15, 80: 0.62}
@@ -139,9 +139,9 @@ def volume(points: Rows) -> "Figure":
     figure, axes = new_figure()
     N = np.geomspace(1, _MOST, 201)
     for limit in (2, 3):
-        axes.axhline(limit, color="black", linewidth=0.9, linestyle=":", zorder=0)
+        axes.axhline(limit, color="black", linewidth=1.6, linestyle=":", zorder=0)
     # three stages send the same: their curves lie on each other, so the lower ones are wider
-    for stage, width in enumerate((10, 6, 2.4, 2.4)):
+    for stage, width in enumerate((17, 10, 3, 3)):
         text = {2: "stages 0, 1, 2:\n2 (N - 1)/N", 3: "stage 3:\n3 (N - 1)/N"}.get(stage, "")
         curve(axes, N, formulas.bytes_per_rank(stage, 1, N, w=1), stage, text, width)
     sent = [max(sum(own.values()) for own in point["sent"]) / _bytes(point) for point in points]
@@ -174,11 +174,12 @@ def efficiency(rows: Rows) -> "Figure":
         ("optimizer", "optimizer states", (1e10, 1e13), batches),
         ("activations", "activation checkpoints", (1e8, 1e11), widths),
     )
+    dashes: list[Any] = ["-", "--", "-.", ":", (0, (8, 2))]
     for axes, (what, title, span, sizes) in zip(panels, kinds, strict=True):
         bandwidth = np.geomspace(*span, 201)
         for i, (name, size) in enumerate(sizes.items()):
             share = formulas.infinity_efficiency(what, bandwidth, **size)
-            axes.plot(bandwidth, share, color=colormaps["viridis"](0.88 - 0.22 * i), linewidth=2.4, label=name)
+            axes.plot(bandwidth, share, color=colormaps["viridis"](0.76 - 0.19 * i), linestyle=dashes[i], label=name)
         for row in (row for row in _of(rows, "inf.f3", "inf.act8k") if row["inputs"]["what"] == what):
             _statement(axes, row)
         axes.set_xscale("log")
@@ -211,14 +212,11 @@ def _trained(row: dict[str, Any]) -> bool:
     return row.get("rounding") == "bound"
 
 
-def curve(axes: "Axes", x: Any, y: Any, stage: int, text: str, width: float = 2.6) -> None:
-    """A stage's curve, its name at the right end; a dark edge, for yellow is hard to see on white."""
-    from matplotlib.patheffects import Normal, Stroke
+def curve(axes: "Axes", x: Any, y: Any, stage: int, text: str, width: float = 2.8) -> None:
+    """A stage's curve, its name at the right end."""
+    from zerosim.figures.style import pen
 
-    from zerosim.figures.style import STAGES
-
-    edge = [Stroke(linewidth=width + 1.2, foreground=_GREY), Normal()]
-    axes.plot(x, y, color=STAGES[stage], linewidth=width, path_effects=edge, solid_capstyle="butt")
+    axes.plot(x, y, **pen(stage, width))
     axes.annotate(text, (x[-1], y[-1]), (14, 0), textcoords="offset points", va="center")
 
 
@@ -241,7 +239,7 @@ def _statement(axes: "Axes", row: dict[str, Any]) -> None:
         multialignment="left",
         fontsize="small",
         va="top",
-        arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.8},
+        arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 1.2},
     )
 
 
