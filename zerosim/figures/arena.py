@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _WAYS = {"nothing": "each array where there is room", "both (M_D)": "what lives long in chunks (M_D)"}
 _LABELS = {"kept": "activations kept for backward", "activations": "activations, short-lived"}
+_ORDER = ("parameters", "optimizer_states", "gradients", "buffers", "kept", "activations")
 
 
 @slide
@@ -30,7 +31,7 @@ def arena(result: dict[str, Any]) -> "Figure":
     grid[0, 0].set_ylim(0, 1.3 * max(row["arena"] for row in rows.values()))
     for axes in grid[-1]:
         axes.set_xlabel("takes and releases")
-    handles = [Patch(color=colour, label=_LABELS.get(kind, label(kind))) for kind, colour in _colours().items()]
+    handles = [Patch(**_look(kind), label=_LABELS.get(kind, label(kind))) for kind in _ORDER]
     handles.append(Patch(facecolor="white", edgecolor="#999999", hatch="////", label="free"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     settings, ranks = result["settings"], counted(result["ranks"], "rank")
@@ -51,17 +52,17 @@ def _map(axes: Any, row: dict[str, Any]) -> None:
 
     moments, size, peak = row["moments"], row["arena"], row["peak"]
     axes.add_patch(Rectangle((0, 0), moments, size, facecolor="white", edgecolor="#CCCCCC", hatch="////", linewidth=0))
-    boxes = [
-        [(begin, at), (end, at), (end, at + nbytes), (begin, at + nbytes)]
-        for (_, nbytes, begin, end), at in zip(row["blocks"], row["addresses"], strict=True)
-    ]
-    colours = _colours()
-    own = [colours[kind] for kind, *_ in row["blocks"]]
-    axes.add_collection(PolyCollection(boxes, facecolor=own, edgecolor="white", linewidth=0.3))
+    for kind in _ORDER:
+        boxes = [
+            [(begin, at), (end, at), (end, at + nbytes), (begin, at + nbytes)]
+            for (own, nbytes, begin, end), at in zip(row["blocks"], row["addresses"], strict=True)
+            if own == kind
+        ]
+        axes.add_collection(PolyCollection(boxes, **_look(kind)))
     in_bytes(axes)
     axes.set_xlim(0, moments)
-    axes.axhline(size, color="black", linewidth=1.2)
-    axes.axhline(peak, color="black", linewidth=1, linestyle="--")
+    axes.axhline(size, color="black", linewidth=2)
+    axes.axhline(peak, color="black", linewidth=2, linestyle="--")
     above = f"{100 * (size / peak - 1):.1f} % above the peak held (dashed)"
     text = f"arena {si(size)}, " + (above if size > peak else "the peak held")
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
@@ -75,7 +76,7 @@ def _phases(axes: Any, phases: list[list[Any]], end: int) -> None:
     begins = [next(at for at, name in phases if name == part) for part in ("forward", "backward", "update")]
     for part, start, stop in zip(("forward", "backward", "update"), begins, [*begins[1:], end], strict=True):
         if start > phases[0][0]:
-            axes.axvline(start, color="black", linewidth=0.6, alpha=0.6)
+            axes.axvline(start, color="black", linewidth=1, alpha=0.6)
         place = ("data", "axes fraction")
         axes.annotate(
             part,
@@ -88,9 +89,9 @@ def _phases(axes: Any, phases: list[list[Any]], end: int) -> None:
         )
 
 
-def _colours() -> dict[str, str]:
-    """The classes' colours; of activations, the kept ones dark and the others light."""
-    from zerosim.figures.style import CLASSES
+def _look(kind: str) -> dict[str, Any]:
+    """As the class looks everywhere; of activations, the kept ones dark and the others light."""
+    from zerosim.figures.style import look
 
-    order = ("parameters", "optimizer_states", "gradients", "buffers")
-    return {**{cls: CLASSES[cls] for cls in order}, "kept": "#8E2A66", "activations": "#E8B9D3"}
+    shades = {"kept": "#8E2A66", "activations": "#E8B9D3"}
+    return look("activations", facecolor=shades[kind], linewidth=0.3) if kind in shades else look(kind, linewidth=0.3)

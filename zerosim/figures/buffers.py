@@ -11,7 +11,7 @@ from zerosim.words import counted
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_KINDS = {"per_layer": ("o", "#D55E00", 9, 4.0), "constant": ("s", "#0072B2", 5, 1.4)}
+_KINDS = {"per_layer": ("o", "#D55E00", 14, 7.0), "constant": ("s", "#0072B2", 8, 2.4)}
 """Mark, colour, and the sizes of mark and line: the first is drawn below the second and shows where they agree."""
 
 
@@ -36,7 +36,7 @@ def buffers(result: dict[str, Any]) -> "Figure":
             expected = [_formula(result, stage, kind, h, own[0]) for h in between]
             axes.plot(between, expected, color=colour, linewidth=width, markeredgewidth=width, **alone)
             axes.plot(widths, [max(row[kind]["measured"]) for row in own], mark, color=colour, markersize=size)
-        axes.plot(widths, [row["fused_formula"] for row in own], "--", color="#555555", linewidth=1.2, **alone)
+        axes.plot(widths, [row["fused_formula"] for row in own], "--", color="#555555", linewidth=2, **alone)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(EngFormatter("B"))

@@ -44,7 +44,7 @@ def exchanges(trace: Trace, name: str, wrong: str = "") -> "Figure":
         Patch(facecolor=shade(1, max(2, trace.N)), edgecolor="#BBBBBB", label="one rank's part"),
         Patch(facecolor=shade(max(1, trace.N - 1), trace.N), label="more added"),
         Patch(facecolor=COMPLETE, label="complete"),
-        Patch(facecolor="none", edgecolor=SENT, linewidth=2, label="sent in this exchange"),
+        Patch(facecolor="none", edgecolor=SENT, linewidth=3, label="sent in this exchange"),
         Line2D([], [], color=SENT, marker=">", label="from rank to rank"),
     ]
     if trace.N < 3:
@@ -81,7 +81,7 @@ def _panel(axes: "Axes", trace: Trace, s: int) -> None:
     counts = [[held[rank][number].bit_count() for number in range(N)] for rank in range(N)]
     cells = [_square(number, rank, 0.0) for rank in range(N) for number in range(N)]
     colours = [shade(count, N) for row in counts for count in row]
-    axes.add_collection(PolyCollection(cells, facecolor=colours, edgecolor="#BBBBBB", linewidth=0.5))
+    axes.add_collection(PolyCollection(cells, facecolor=colours, edgecolor="#999999", linewidth=0.7))
     for rank, row in enumerate(counts if N <= 8 else []):
         for number, count in enumerate(row):
             colour = "white" if count > N / 2 else "black"
@@ -98,12 +98,12 @@ def _panel(axes: "Axes", trace: Trace, s: int) -> None:
                 (N + 0.12, exchange.to + 0.5),
                 connectionstyle=f"arc3,rad={-0.45 if exchange.to > rank else 0.45}",
                 arrowstyle="-|>",
-                mutation_scale=7,
+                mutation_scale=13,
                 color=SENT,
-                linewidth=1.1,
+                linewidth=1.8,
             )
         )
-    axes.add_collection(PolyCollection(sent, facecolor="none", edgecolor=SENT, linewidth=1.8))
+    axes.add_collection(PolyCollection(sent, facecolor="none", edgecolor=SENT, linewidth=3))
     axes.set_xlim(0, N * 1.3)
     axes.set_ylim(N, 0)
     axes.set_aspect("equal")

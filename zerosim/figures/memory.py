@@ -27,7 +27,7 @@ def memory(report: dict[str, Any]) -> "Figure":
             for cls in CLASSES:
                 axes.bar(x, held[cls], width, bottom, **look(cls, alpha=alpha))
                 bottom += held[cls]
-            axes.annotate(si(bottom), (x, bottom), (0, 3), textcoords="offset points", ha="center", fontsize="small")
+            axes.annotate(si(bottom), (x, bottom), (0, 5), textcoords="offset points", ha="center", fontsize="small")
         level = 0
         for cls in ("parameters", "gradients", "optimizer_states"):
             level += formula[cls]

@@ -23,7 +23,7 @@ def room(models: Sequence[tuple[str, int]], memory: float, device: str) -> "Figu
     for name, parameters in models:
         axes.axhline(parameters, color="#8C8C8C", linewidth=1.4, linestyle="--", zorder=0)
         text = f"{name}, {_size(parameters)}"
-        axes.annotate(text, (1024, parameters), (-6, 3), textcoords="offset points", ha="right", fontsize="small")
+        axes.annotate(text, (1024, parameters), (-6, 5), textcoords="offset points", ha="right", fontsize="small")
     for stage in range(4):
         bound = np.broadcast_to(formulas.largest_model(stage, memory, N), N.shape)
         curve(axes, N, bound, stage, f"stage {stage}: {_size(bound[-1])}")

@@ -18,8 +18,8 @@ def sync(report: dict[str, Any]) -> "Figure | None":
         return None
     own, loss = run["sync"], run["loss"]
     figure, (above, below) = new_figure(2, 1, sharex=True)
-    above.plot(own["after_steps"], own["drift"], "o-", color="#D55E00", markersize=4, label="all weights (norm)")
-    single = {"color": "#0072B2", "markersize": 4, "label": "largest single weight"}
+    above.plot(own["after_steps"], own["drift"], "o-", color="#D55E00", markersize=7, label="all weights (norm)")
+    single = {"color": "#0072B2", "markersize": 7, "label": "largest single weight"}
     above.plot(own["after_steps"], own["largest_drift"], "s--", **single)
     if min(own["largest_drift"]) > 0:
         above.set_yscale("log")

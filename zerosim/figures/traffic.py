@@ -29,7 +29,7 @@ def traffic(report: dict[str, Any]) -> "Figure":
             if formula.get(what):
                 level += formula[what]
                 axes.plot([at - 0.34, at + 0.34], [level, level], color="black", linewidth=2.4)
-        axes.annotate(si(bottom), (at, bottom), (0, 3), textcoords="offset points", ha="center", fontsize="small")
+        axes.annotate(si(bottom), (at, bottom), (0, 5), textcoords="offset points", ha="center", fontsize="small")
     Psi = report["model"]["parameters"] * WIDTH[report["config"]["precision"]]
     averages = report["config"]["sync"] == "average"
     equal = not groups and len(set(report["grid"]["shares"])) == 1
@@ -56,7 +56,8 @@ def traffic(report: dict[str, Any]) -> "Figure":
     handles += [Patch(**look(group), label=f"{group} parallel") for group in groups]
     handles.append(Line2D([], [], color="black", linewidth=2.4, label="formula, (N - 1) / N" if equal else "formula"))
     if equal and not averages:
-        handles.append(Line2D([], [], color="black", linewidth=1.4, linestyle="--", label="paper, large N"))
+        name = "paper, large N\n(Ψ: the parameters' bytes)"
+        handles.append(Line2D([], [], color="black", linewidth=1.4, linestyle="--", label=name))
     figure.legend(handles=handles, loc="outside right upper")
     return figure
 
