@@ -225,6 +225,7 @@ def _exposed(data: Data) -> str:
 # the slides, in the order of a lecture -------------------------------------------------------------------------------
 
 _STATES = 7.5e9
+_BYTES = {"bytes_per_parameter": "w 2, g 2, K 12"}
 _SLIDES = (
     Slide(
         "memory",
@@ -277,9 +278,10 @@ _SLIDES = (
         "Memory in one step, by stage",
         lambda data: figures.timeline(data.report, by_changes=True),
         lambda data: (
-            "What rank 0 holds during one step, class by class, from one take or release of memory to the next; phases "
-            "are named above, the dashed line is the formula at rest. Lesson: model states lie still, buffers come and "
-            "go; stage 3 adds buffers where it gathers a layer, forward and backward."
+            "What rank 0 holds during one step, class by class, from one take or release of memory to the next. Bars "
+            "above are phases; one in which nothing is taken or released has no width. The dashed line is the formula "
+            "at rest. Lesson: model states lie still, buffers come and go; stage 3 adds buffers where it gathers a "
+            "layer, forward and backward."
         ),
         _run,
     ),
@@ -323,7 +325,8 @@ _SLIDES = (
         lambda data: figures.crossover(data.crossovers),
         lambda data: (
             "Time of one all-reduce by size on a modelled cluster, both axes logarithmic: alpha per message, beta per "
-            f"byte. Lesson: few messages win where vectors are short, few bytes where they are long: "
+            "byte; each algorithm has its colour, dash and mark, and the fastest is named on top. Lesson: few "
+            "messages win where vectors are short, few bytes where they are long: "
             f"{_crossings(data)}."
         ),
         lambda data: {
@@ -336,18 +339,18 @@ _SLIDES = (
     ),
     Slide(
         "figure1",
-        "ZeRO's figure 1",
+        "ZeRO's figure 1: model states by stage",
         lambda data: figures.figure1(data.rows),
         lambda data: (
             f"Model states per device, {_STATES / 1e9:g} billion parameters on 64 devices, as ZeRO's figure 1 has "
             f"them: bars are the formula, marks are printed. Lesson: {si(formulas.states_per_rank(0, _STATES, 64))} "
             f"become {si(formulas.states_per_rank(3, _STATES, 64))}; the first step, optimizer states, saves the most."
         ),
-        lambda data: _formula("model_states", Psi=_STATES, N=64, K=12),
+        lambda data: _formula("model_states", **_BYTES, parameters=f"{_STATES:,.0f}", ranks=64),
     ),
     Slide(
         "table1",
-        "ZeRO's table 1",
+        "ZeRO's table 1: what fits a device",
         lambda data: figures.table1(data.rows, V100),
         lambda data: (
             f"Gigabytes of model states per device; green fits in {V100 / 1e9:g} GB. Bold is the formula, below it "
@@ -355,18 +358,18 @@ _SLIDES = (
             f"3 fits a trillion parameters, {si(formulas.states_per_rank(3, 1e12, 1024))} on each of 1024; stages 1 "
             "and 2 do not."
         ),
-        lambda data: _formula("states_per_rank", w=2, g=2, K=12, memory=V100),
+        lambda data: _formula("states_per_rank", **_BYTES, memory=f"{si(V100)} per device"),
     ),
     Slide(
         "table2",
-        "ZeRO's table 2",
+        "ZeRO's table 2: the largest model",
         lambda data: figures.largest(data.rows),
         lambda data: (
             f"The largest model by number of devices of {V100 / 1e9:g} GB, 64 data-parallel ranks times model "
             "parallelism. Diamonds are the table's bounds, crosses what was trained. Lesson: model parallelism "
             "multiplies what a stage has room for; measured sizes stay below the bound, which leaves out activations."
         ),
-        lambda data: _formula("largest_model", N=64, memory=V100, K=12),
+        lambda data: _formula("largest_model", **_BYTES, ranks=64, memory=f"{si(V100)} per device"),
     ),
     Slide(
         "accumulation",
@@ -402,7 +405,7 @@ _SLIDES = (
             f"{formulas.largest_model(2, A100, 1e12) / 1e9:.3g} billion parameters, however many "
             "ranks there are."
         ),
-        lambda data: _formula("largest_model", memory=A100, w=2, g=2, K=12),
+        lambda data: _formula("largest_model", **_BYTES, memory=f"{si(A100)} per device"),
     ),
     Slide(
         "overlap",
