@@ -1,6 +1,7 @@
 """The figures for lectures: sizes, words, colours, and what they show is what was counted."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -10,14 +11,18 @@ import pytest
 from conftest import run_zerosim
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb, to_rgba
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 from PIL import Image
 from test_cli import assert_one_line
 
-from zerosim import figures, formulas, lecture, machine, models, overlap, plan
+from zerosim import collectives, figures, formulas, lecture, machine, models, overlap, plan
+from zerosim.config import Config
 from zerosim.errors import InputError
 from zerosim.figures import style
+from zerosim.report import build_report
+from zerosim.train import train
+from zerosim.transport.threads import run_threads
 
 FOLDER = Path(__file__).parent.parent / "figures"
 CLASSES = ("parameters", "gradients", "optimizer_states")
@@ -33,10 +38,79 @@ def drawn(data):
     """Every slide as a figure, laid out and rendered once, at few dots per inch."""
     found = {}
     for name, slide in lecture.SLIDES.items():
-        found[name] = slide.draw(data)
-        found[name].set_dpi(50)
-        FigureCanvasAgg(found[name]).draw()
+        found[name] = rendered(slide.draw(data))
     return found
+
+
+def rendered(figure):
+    figure.set_dpi(50)
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def times(seconds, **more):
+    return {"seconds": {"median": seconds}, "plain": {"median": seconds / 3}, **more}
+
+
+TASK = {"parameters": 10_020_874, "rows_per_rank": 64, "precision": "fp32", "optimizer": "adam"}
+PEERS = ("DDP", "DDP + ZeroRedundancyOptimizer", "FSDP SHARD_GRAD_OP", "FSDP FULL_SHARD")
+
+
+def parts(stage):
+    split = {"compute": 0.036, "update": 0.011 + 0.002 * stage, "communicate": 0.008, "waiting": 0.003}
+    floor = {name: {"median": 0.5 * split[part]} for name, part in zip(("products", "copy"), split, strict=False)}
+    floor |= {"optimizer": {"median": 0.01}, "seconds": 0.037}
+    return {"stage": stage, "split": split, "floor": floor, "ratio_to_floor": 1.21}
+
+
+def beside(stage):
+    ours, theirs = ({**times(0.06 * k), "peak_resident": k * 10**8} for k in (1, 2 + stage))
+    return {"stage": stage, "peer": PEERS[stage], "ours": ours, "theirs": theirs, "ratio": 1 / (2 + stage)}
+
+
+def by_ranks(N):
+    books = [{"at_rest": 10**7 // (1 + s * N), "sent": s * N} for s in range(4)]
+    formula = [{f"{what}_formula": value for what, value in book.items()} for book in books]
+    return {
+        "ranks": N,
+        "runs": [{"stage": s, "seconds_per_step": 0.01 * N, **books[s], **formula[s]} for s in range(4)],
+    }
+
+
+def by_size(size):
+    took = {"write": times(1e-7 * size), "read": times(5e-8 * size)}
+    books = {N: {key: [12 * size // N] for key in ("measured", "formula_per_rank")} for N in (1, 2, 4)}
+    return {"parameters": size, "ranks": [{"ranks": N, "tensors": book, **took} for N, book in books.items()]}
+
+
+def contestants(size):
+    names = ("native", "ring", "halving", "pairwise", "bruck", "doubling", "binomial")
+    cells = [{"ratio_to_native": 1 + 0.2 * i, "busbw": 1e3 * size**0.7, **times(1e-6)} for i in range(len(names))]
+    return {"bytes": size, "collectives": dict(zip(names, cells, strict=True)), "copy": {"median": 1e-7}}
+
+
+MEASURED = {  # as the commands report them; the numbers are made up
+    "step": lambda: figures.step({"ranks": 2, "task": TASK, "stages": [parts(stage) for stage in range(4)]}),
+    "peers": lambda: figures.peers(
+        {"ranks": 2, "task": TASK, "torch": "2.14", "wire": "tcp", "stages": [beside(stage) for stage in range(4)]}
+    ),
+    "scale": lambda: figures.scale(
+        {"task": TASK, "backend": "threads", "ranks": [by_ranks(N) for N in (1, 2, 4, 8, 16, 32)]}
+    ),
+    "checkpoints": lambda: figures.checkpoints(
+        {**TASK, "stage": 3, "backend": "threads", "sizes": [by_size(n) for n in (118_282, 669_706, 5_824_522)]}
+    ),
+    "contest": lambda: figures.contest(
+        {**TASK, "ranks": 4, "verb": "all_reduce", "sizes": [contestants(4**i) for i in range(5, 15)]}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def waits():
+    """A report in which ranks wait for each other, of as many micro-steps as have no room for all their names."""
+    config = Config(stages=(2,), steps=2, hidden=(32, 32), straggler=(2, 3.0), pipeline=2, grad_accum=4)
+    return build_report(run_threads(4, lambda comm: train(config, comm))[0])
 
 
 # what one sees -------------------------------------------------------------------------------------------------------
@@ -71,9 +145,7 @@ def overlapping(figure):
     ]
 
 
-@pytest.mark.parametrize("name", lecture.SLIDES)
-def test_a_slide_can_be_read(drawn, name):
-    figure = drawn[name]
+def assert_readable(figure):
     assert figure.get_figwidth() / figure.get_figheight() == pytest.approx(16 / 9)
     seen = extents(figure)
     assert len(seen) >= 8
@@ -84,6 +156,114 @@ def test_a_slide_can_be_read(drawn, name):
         assert box.y0 >= 0, text.get_text()
         assert box.x1 <= figure.bbox.x1, text.get_text()
         assert box.y1 <= figure.bbox.y1, text.get_text()
+    lines = [line for axes in figure.axes for line in axes.lines if line.get_linestyle() != "None"]
+    for line in (line for line in lines if line.get_color() != "white"):  # white ones part bars
+        assert line.get_linewidth() >= 1
+        assert contrast(line.get_color()) > 2 or line.get_path_effects(), "a bright line has a dark edge"
+
+
+def contrast(colour):
+    """With white, as WCAG 2 defines it."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05)
+
+
+@pytest.mark.parametrize("name", lecture.SLIDES)
+def test_a_slide_can_be_read(drawn, name):
+    assert_readable(drawn[name])
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_measured_is_drawn_like_the_slides(name):
+    figure = rendered(MEASURED[name]())
+    assert_readable(figure)
+    assert_nothing_looks_alike(figure)
+
+
+def test_waits_are_drawn_like_the_slides(waits):
+    for figure in (figures.waiting(waits), figures.timeline(waits)):
+        assert_readable(rendered(figure))
+        assert_nothing_looks_alike(figure)
+
+
+def patches(figure):
+    """What the legends tell apart by areas: looks by name."""
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    pairs = [pair for one in legends for pair in zip(one.get_texts(), one.legend_handles, strict=True)]
+    return {
+        text.get_text(): (handle.get_facecolor(), handle.get_hatch() or "")
+        for text, handle in pairs
+        if isinstance(handle, Patch)
+    }
+
+
+def assert_nothing_looks_alike(figure):
+    looks = patches(figure)
+    for a, b in combinations(looks, 2):
+        assert looks[a] != looks[b], (a, b)
+
+
+@pytest.mark.parametrize("name", lecture.SLIDES)
+def test_nothing_in_a_slide_looks_like_another_thing(drawn, name):
+    if name not in ("ring", "all-reduce-in-halves"):  # frames and shades, not areas of a class
+        assert_nothing_looks_alike(drawn[name])
+
+
+def test_every_phase_is_named(drawn, data, waits):
+    """On each panel, and of many micro-steps each name once at least."""
+    for axes, run in zip(drawn["timeline-by-stage"].axes, data.report["runs"], strict=True):
+        expected = [name for _, name in run["memory"]["timeline"]["phases"] if name != "end"]
+        assert [text.get_text() for text in axes.texts if text.get_text()] == expected
+    names = {name for _, name in waits["runs"][0]["memory"]["timeline"]["phases"]}
+    (axes,) = figures.timeline(waits).axes
+    assert {text.get_text() for text in axes.texts if text.get_text()} == names - {"end"}
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("stages", [1, 4])
+def test_names_of_phases_have_room(data, k, stages):
+    """Whatever the widths, and with the names that there may be: long ones, and one phase of nearly all the step."""
+    report = deepcopy(data.report)
+    del report["runs"][stages:]
+    for run in report["runs"]:
+        line = run["memory"]["timeline"]
+        end = line["seconds"][-1]
+        names = ["forward", "recompute", "backward"] * k + ["reduce", "update", "gather", "end"]
+        line["phases"] = [[end * (at / len(names)) ** (run["stage"] + 0.5), name] for at, name in enumerate(names)]
+    figure = rendered(figures.timeline(report))
+    assert_readable(figure)
+    for axes in figure.axes:
+        assert {text.get_text() for text in axes.texts if text.get_text()} == set(names) - {"end"}
+
+
+def test_labels_are_spread():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        sizes = rng.uniform(0.01, 0.15, rng.integers(1, 8))
+        wanted = np.sort(rng.uniform(0, 1, len(sizes)))
+        centres = np.array(style.spread(wanted.tolist(), sizes.tolist(), 0, 1))
+        assert np.all(np.diff(centres) >= (sizes[1:] + sizes[:-1]) / 2 - 1e-12)
+        assert centres[-1] + sizes[-1] / 2 <= 1 + 1e-12
+        if sizes.sum() <= 1:
+            assert centres[0] - sizes[0] / 2 >= -1e-12
+    assert style.spread([0.2, 0.5, 0.9], [0.1] * 3, 0, 1) == [0.2, 0.5, 0.9], "where there is room they stay"
+
+
+def test_each_algorithm_has_its_own_curve(drawn):
+    """By colour and by mark, so in grey and whatever colours one sees."""
+    looks = style.lines(["native", *collectives.ALGORITHMS, "hierarchical:2", "hierarchical:8"])
+    assert looks["hierarchical:2"] == looks.pop("hierarchical:8")
+    for what in ("color", "marker"):
+        assert len({look[what] for look in looks.values()}) == len(looks), what
+    for a, b in combinations(looks.values(), 2):
+        if a["linestyle"] == b["linestyle"]:
+            for deficiency in DEFICIENCIES:
+                assert np.linalg.norm(lab(a["color"], deficiency) - lab(b["color"], deficiency)) > 14, (a, b)
+    (axes,) = drawn["crossovers"].axes
+    curves = [line for line in axes.lines if line.get_marker() != "None"]
+    assert len({line.get_color() for line in curves}) == len({line.get_marker() for line in curves}) == len(curves) == 5
+    assert {"ring", "halving", "doubling", "binomial", "hierarchical:8"} <= {text.get_text() for text in axes.texts}
 
 
 def test_the_check_of_words_sees_a_collision():
@@ -113,6 +293,7 @@ DEFICIENCIES = {  # Machado, Oliveira, Fernandes 2009, severity 1, for linear RG
     "none": np.eye(3),
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "grey": [[0.2126, 0.7152, 0.0722]] * 3,
     "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
 }
 
@@ -127,17 +308,37 @@ def lab(colour, deficiency):
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
+TOGETHER = {  # what one figure may show
+    "memory": style.CLASSES,
+    "traffic": style.VERBS | style.GROUPS,
+    "step": style.PHASES,
+    "time": style.PARTS,
+    "contest": style.SIDES,
+    "streams": {what: style.COLOURS[what] for what in ("forward", "backward", "update", *style.VERBS)},
+    "plan": style.CLASSES | {part: colour for part, colour in style.PARTS.items() if part != "waiting"},
+    "stages": dict(enumerate(style.STAGES)),
+}
+
+
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
-@pytest.mark.parametrize(
-    "palette", [style.CLASSES, style.VERBS, style.PHASES, style.PARTS, dict(enumerate(style.STAGES))]
-)
+@pytest.mark.parametrize("palette", TOGETHER.values(), ids=TOGETHER)
 def test_colours_can_be_told_apart(palette, deficiency):
-    """By everybody, or by their hatching; red and green could not be."""
+    """By everybody and in grey, or by their hatching; red and green could not be."""
     for a, b in combinations(palette, 2):
         if style.HATCHES.get(a, "") == style.HATCHES.get(b, ""):
             assert np.linalg.norm(lab(palette[a], deficiency) - lab(palette[b], deficiency)) > 15, (a, b)
+
+
+@pytest.mark.parametrize("deficiency", [name for name in DEFICIENCIES if name != "grey"])
+def test_classes_can_be_told_apart_by_colour(deficiency):
     for a, b in combinations(style.CLASSES, 2):
         assert np.linalg.norm(lab(style.CLASSES[a], deficiency) - lab(style.CLASSES[b], deficiency)) > 15, (a, b)
+
+
+def test_one_blue_is_of_parameters():
+    """They, and what gathers them; what is computed or sent beside them has another colour."""
+    blue = {what for what, colour in style.COLOURS.items() if colour == style.CLASSES["parameters"]}
+    assert blue == {"parameters", "all_gather", "gather"}
 
 
 # what they show is what was counted, and what formulas say ------------------------------------------------------------
@@ -211,7 +412,7 @@ def test_the_timeline_is_the_same_each_time(data):
     one, two = (figures.timeline(source.report, by_changes=True) for source in (data, again))
     for axes, others in zip(one.axes, two.axes, strict=True):
         assert [text.get_text() for text in axes.texts] == [text.get_text() for text in others.texts]
-        assert [line.get_xdata() for line in axes.lines] == [line.get_xdata() for line in others.lines]
+        assert [list(line.get_xdata()) for line in axes.lines] == [list(line.get_xdata()) for line in others.lines]
 
 
 def test_all_reduce_in_halves(drawn):
