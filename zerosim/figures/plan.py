@@ -63,8 +63,8 @@ def _memory(axes: "Axes", report: dict[str, Any]) -> None:
             weight="bold" if chosen else "normal",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
         )
-    axes.axhline(there, color="black", linewidth=1, label="a device's memory")
-    axes.axhline(report["workload"]["usable"] * there, color="black", linewidth=1, linestyle="--", label="usable")
+    axes.axhline(there, color="black", linewidth=1.8, label="a device's memory")
+    axes.axhline(report["workload"]["usable"] * there, color="black", linewidth=1.8, linestyle="--", label="usable")
     _legend(axes, {name: label(name) for name in CLASSES})
     in_bytes(axes)
     axes.set_ylim(0, top)

@@ -71,7 +71,7 @@ def _phases(axes: Any, begins: list[float], names: list[str], end: float, room: 
     for span in [*first.values(), *(span for span in by_length if span is not first[span[0]])]:
         if sum(_width(name) for name, _, _ in [*chosen, span]) <= room:
             chosen.append(span)
-    chosen.sort(key=lambda span: span[1:])
+    chosen.sort(key=spans.index)
     middles = [(start + stop) / 2 for _, start, stop in chosen]
     places = spread(middles, [_width(name) / room for name, _, _ in chosen], 0, 1)
     for (name, _, _), middle, place in zip(chosen, middles, places, strict=True):
