@@ -66,7 +66,7 @@ def _map(axes: Any, row: dict[str, Any]) -> None:
     above = f"{100 * (size / peak - 1):.1f} % above the peak held (dashed)"
     text = f"arena {si(size)}, " + (above if size > peak else "the peak held")
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-    axes.annotate(text, (0, size), (4, 3), textcoords="offset points", fontsize="small", bbox=box)
+    axes.annotate(text, (0, size), (4, 6), textcoords="offset points", fontsize="small", bbox=box)
     axes.set_title(f"layers {row['order']}: {_WAYS[row['way']]}", fontsize="medium", pad=26)
     _phases(axes, row["phases"], moments)
 
@@ -90,8 +90,9 @@ def _phases(axes: Any, phases: list[list[Any]], end: int) -> None:
 
 
 def _look(kind: str) -> dict[str, Any]:
-    """As the class looks everywhere; of activations, the kept ones dark and the others light."""
+    """As the class looks everywhere; of activations, the kept ones dark, the others light and plain."""
     from zerosim.figures.style import look
 
-    shades = {"kept": "#8E2A66", "activations": "#E8B9D3"}
-    return look("activations", facecolor=shades[kind], linewidth=0.3) if kind in shades else look(kind, linewidth=0.3)
+    if kind == "kept":
+        return look("activations", facecolor="#8E2A66", linewidth=0.3)
+    return look(kind, linewidth=0.3, **({"facecolor": "#E8B9D3", "hatch": ""} if kind == "activations" else {}))
