@@ -106,6 +106,11 @@ MEASURED = {  # as the commands report them; the numbers are made up
 }
 
 
+def planned(tmp_path):
+    done = run_zerosim(0, "plan", "--model", "llama-2-7b", "--gpus", 16, "--json", "--out", "here", cwd=tmp_path)
+    return json.loads(done.stdout)
+
+
 @pytest.fixture(scope="module")
 def waits():
     """A report in which ranks wait for each other, of as many micro-steps as have no room for all their names."""
@@ -183,6 +188,12 @@ def test_what_is_measured_is_drawn_like_the_slides(name):
 
 def test_waits_are_drawn_like_the_slides(waits):
     for figure in (figures.waiting(waits), figures.timeline(waits)):
+        assert_readable(rendered(figure))
+        assert_nothing_looks_alike(figure)
+
+
+def test_other_figures_are_drawn_like_the_slides(tmp_path, data):
+    for figure in (figures.plan(planned(tmp_path)), figures.efficiency(data.rows), figures.loss(data.report)):
         assert_readable(rendered(figure))
         assert_nothing_looks_alike(figure)
 
