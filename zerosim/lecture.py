@@ -462,9 +462,9 @@ def write_list(folder: Path) -> Path:
         "# Figures for lectures\n",
         f"Made by `{COMMAND}`, which writes this file too; `{COMMAND} NAME` makes one of them. Each is a slide of 16:9 "
         f"as PNG ({DPI} dots per inch) and SVG, and NAME.json has its caption, its command and its setting. A class of "
-        "memory, a verb, a phase has one colour and one hatching in all of them; the colours are those of Okabe and "
-        "Ito (2008), which colour-blind readers can tell apart. Nothing is measured in seconds: made again, a figure "
-        "is the same.\n",
+        "memory, a verb, a phase has one colour and one hatching in all of them, an algorithm one colour, dash and "
+        "mark; most colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart. Nothing is "
+        "measured in seconds: made again, a figure is the same.\n",
     ]
     for slide in _SLIDES:
         if (folder / f"{slide.name}.json").is_file():
