@@ -74,6 +74,7 @@ def _grid(rows: int, columns: int, N: int) -> tuple["Figure", Any]:
 def _panel(axes: "Axes", trace: Trace, s: int) -> None:
     from matplotlib.collections import PolyCollection
     from matplotlib.patches import FancyArrowPatch
+    from matplotlib.patheffects import Normal, Stroke
 
     from zerosim.figures.style import SENT, shade
 
@@ -91,7 +92,7 @@ def _panel(axes: "Axes", trace: Trace, s: int) -> None:
     for rank, exchange in enumerate(trace.rounds[s] if s < len(trace.rounds) else ()):
         if exchange.to == NOBODY:
             continue
-        sent += [_square(number, rank, 0.06) for number in exchange.send.numbers(N)]
+        sent += [_square(number, rank, 0.08) for number in exchange.send.numbers(N)]
         axes.add_patch(
             FancyArrowPatch(
                 (N + 0.12, rank + 0.5),
@@ -103,7 +104,8 @@ def _panel(axes: "Axes", trace: Trace, s: int) -> None:
                 linewidth=1.8,
             )
         )
-    axes.add_collection(PolyCollection(sent, facecolor="none", edgecolor=SENT, linewidth=3))
+    halo = [Stroke(linewidth=5.5, foreground="white"), Normal()]  # in grey print orange on green is not seen
+    axes.add_collection(PolyCollection(sent, facecolor="none", edgecolor=SENT, linewidth=2.6, path_effects=halo))
     axes.set_xlim(0, N * 1.3)
     axes.set_ylim(N, 0)
     axes.set_aspect("equal")
