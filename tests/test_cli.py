@@ -31,6 +31,7 @@ def bad_inputs(folder):
     put("afile", "")
     yield "unknown flag", ["--stagse", "1"], ["--stagse", "is --stage meant"]
     yield "unknown command", ["trian"], ["trian", "train"]
+    yield "unknown command like no other", ["xyz"], ["no command 'xyz'; there are train, checkpoint, "]
     yield "stray word", ["train", "digits"], ["digits"]
     yield "no number", ["--batch-size", "many"], ["--batch-size", "many"]
     yield "unknown stage", ["--stage", "4"], ["stage 4", "0, 1, 2, 3"]

@@ -13,6 +13,7 @@ from zerosim.ledger import Ledger
 from zerosim.mlp import MLP, rectangles
 from zerosim.partition import Layout
 from zerosim.precision import LossScale, add, decode, encode, finite
+from zerosim.words import counted
 
 RANKS = (1, 2, 3, 4, 7, 8)
 
@@ -492,6 +493,10 @@ def test_imports_point_downward():
         for node in ast.walk(tree):
             if module.startswith("stages") and isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{module}.{node.name} is longer than a screen"
+
+
+def test_words_for_numbers():
+    assert [counted(n, "step") for n in (0, 1, 2, 1024)] == ["0 steps", "1 step", "2 steps", "1,024 steps"]
 
 
 def test_importing_zerosim_is_light():

@@ -11,6 +11,7 @@ from typing import Any
 
 from zerosim.bench.scale import in_threads
 from zerosim.bench.shared import Task, Tell
+from zerosim.words import counted
 
 WIDTHS = (64, 96, 96, 10)
 RANKS = (1, 2, 4, 8)
@@ -37,7 +38,7 @@ def count(
     points = []
     for N in ranks:
         if tell:
-            tell(f"counting on {N} ranks" if N > 1 else "counting on 1 rank")
+            tell(f"counting on {counted(N, 'rank')}")
         config = dataclasses.replace(task.config((0, 1, 2, 3), N, STEPS), grad_accum=grad_accum)
         records = in_threads(N, config, task)
         points += [

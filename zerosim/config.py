@@ -18,6 +18,7 @@ from zerosim.optim import BETA1, BETA2, EPSILON, MOMENTUM, RULES
 from zerosim.parallel import Grid
 from zerosim.precision import NAMES as PRECISIONS
 from zerosim.witness import WITNESSES
+from zerosim.words import counted
 
 SYNCS = ("gradients", "average")
 """What the ranks average: gradients, in every step, or parameters, every `sync_every` steps."""
@@ -180,7 +181,7 @@ class Config:
         if not counts or min(counts) < 1:
             raise InputError("pipeline_layers: each pipeline rank needs one layer at least, as in 1,2")
         if self.pipeline not in (1, len(counts)):
-            raise InputError(f"pipeline_layers: {len(counts)} numbers, but pipeline is {self.pipeline}")
+            raise InputError(f"pipeline_layers: {counted(len(counts), 'number')}, but pipeline is {self.pipeline}")
         self._settle("pipeline_layers", counts)
         self._settle("pipeline", len(counts))
 

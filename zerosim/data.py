@@ -23,6 +23,7 @@ import numpy as np
 from zerosim.errors import InputError
 from zerosim.outside import check_file
 from zerosim.room import check_room
+from zerosim.words import counted
 
 DIGITS = Path(__file__).with_name("datasets") / "digits.npz"
 
@@ -262,7 +263,8 @@ def _csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
                     continue
                 if len(row) != len(header):
                     raise InputError(
-                        f"data {path}: line {reader.line_num} has {len(row)} columns, the header has {len(header)}"
+                        f"data {path}: line {reader.line_num} has {counted(len(row), 'column')}, "
+                        f"the header has {len(header)}"
                     )
                 try:
                     features.append(np.array(row[:-1], np.float64))

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from zerosim.errors import InputError
 from zerosim.jsonfile import read_json
+from zerosim.words import counted
 
 LARGEST_SIZE = 10**9
 """A size beyond it was mistyped, and products of a few must fit a float."""
@@ -523,7 +524,9 @@ def from_shape(
     for name, value in sizes.items():
         _checked(f"model: {name}", value, int | None if name in ("heads", "ffn") else int)
     _check_heads("model", sizes, {name: name for name in sizes})
-    return _build(f"gpt2, {layers} layers of {hidden}", "GPT-2's architecture with the sizes given", "gpt2", sizes)
+    return _build(
+        f"gpt2, {counted(layers, 'layer')} of {hidden}", "GPT-2's architecture with the sizes given", "gpt2", sizes
+    )
 
 
 def from_count(parameters: float) -> Model:

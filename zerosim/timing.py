@@ -11,6 +11,7 @@ from zerosim.cluster import Cluster
 from zerosim.collectives import Algorithm, NotForN
 from zerosim.collectives.check import all_ranks
 from zerosim.errors import InputError
+from zerosim.words import counted
 
 SCHEMA = "zerosim.collectives.time/1"
 
@@ -73,7 +74,7 @@ def compare(
 
 
 def _say(progress: Callable[[str], None], name: str, N: int, exchange: int) -> None:
-    progress(f"{name} on {N} ranks: exchange {exchange}")
+    progress(f"{name} on {counted(N, 'rank')}: exchange {exchange}")
 
 
 def _crossing(sizes: np.ndarray, before: np.ndarray, after: np.ndarray, i: int) -> float:

@@ -232,8 +232,9 @@ def _prepare(config: Config, data: Dataset | None, transport: Transport) -> tupl
     grid = _grid(config, transport.size)
     if config.batch_size < grid.data * config.grad_accum:
         raise InputError(
-            f"batch_size: {config.batch_size} rows are too few for {counted(grid.data, 'rank')} with "
-            f"{config.grad_accum} micro-steps each; it must be {grid.data * config.grad_accum} or more"
+            f"batch_size: a batch of {counted(config.batch_size, 'row')} is too small for "
+            f"{counted(grid.data, 'rank')} with {counted(config.grad_accum, 'micro-step')} each; it must be "
+            f"{grid.data * config.grad_accum} or more"
         )
     for N in [n for n in (grid.tensor, grid.data) if n > 1] or [grid.data]:
         collective = chosen(config.collective, N)
@@ -264,7 +265,8 @@ def _grid(config: Config, size: int) -> Grid:
     if size % (T * P):
         each = " x ".join(f"{n} {name}" for name, n in (("tensor-parallel", T), ("pipeline", P)) if n > 1)
         raise InputError(
-            f"{size} ranks cannot be shared out among {each} ranks; their number must be a multiple of {T * P}"
+            f"{counted(size, 'rank')} cannot be shared out among {each} ranks; their number must be a multiple of "
+            f"{T * P}"
         )
     grid = config.grid(size)
     if grid.slices is not None and len(grid.slices) != grid.data:
@@ -293,10 +295,14 @@ def _check_parts(config: Config, widths: list[int], size: int) -> None:
     """Raise InputError if a rank would have no layer, or nothing of one, or if there is no such rank."""
     n, T, P = len(widths) - 1, config.tensor_parallel, config.pipeline
     if config.straggler is not None and config.straggler[0] >= size:
-        raise InputError(f"straggler: there is no rank {config.straggler[0]}; the last of {size} ranks is {size - 1}")
+        raise InputError(
+            f"straggler: there is no rank {config.straggler[0]}; the last of {counted(size, 'rank')} is {size - 1}"
+        )
     if config.pipeline_layers and sum(config.pipeline_layers) != n:
         counts = ",".join(map(str, config.pipeline_layers))
-        raise InputError(f"pipeline_layers: {counts} are {sum(config.pipeline_layers)} layers; the model has {n}")
+        raise InputError(
+            f"pipeline_layers: {counts} are {counted(sum(config.pipeline_layers), 'layer')}; the model has {n}"
+        )
     if n < P:
         raise InputError(f"pipeline: {P} ranks are too many for {counted(n, 'layer')}; each needs one at least")
     for width in widths[1::2]:  # these are cut
@@ -422,13 +428,14 @@ def _train_and_evaluate(
 
     if len(run.epochs) != len(run.loss) // per_epoch:
         raise InputError(
-            f"resume {config.resume}: it has {len(run.epochs)} epochs in {len(run.loss)} steps, and an epoch of this "
+            f"resume {config.resume}: it has {counted(len(run.epochs), 'epoch')} in "
+            f"{counted(len(run.loss), 'step')}, and an epoch of this "
             f"training has {per_epoch}"
         )
     if len(run.loss) >= steps or _over(config, run):
         raise Finished(
-            f"resume {config.resume}: the training is over after {len(run.loss)} steps; ask for more with steps or "
-            "epochs, or make one file of its weights with 'checkpoint consolidate'"
+            f"resume {config.resume}: the training is over after {counted(len(run.loss), 'step')}; ask for "
+            "more with steps or epochs, or make one file of its weights with 'checkpoint consolidate'"
         )
     while not run.stopped:
         epoch, begin = len(run.epochs) + 1, len(run.epochs) * per_epoch

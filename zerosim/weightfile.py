@@ -16,6 +16,7 @@ import numpy as np
 
 from zerosim.errors import InputError
 from zerosim.outside import check_file
+from zerosim.words import counted
 
 
 def shapes(widths: list[int]) -> dict[str, list[int]]:
@@ -49,14 +50,16 @@ def open_weights(path: str, widths: list[int]) -> Iterator[Any]:
         names = set(file.keys())
         for name, shape in expected.items():
             if name not in names:
-                raise InputError(f"init {path}: it has no {name}; the model has {len(widths) - 1} layers")
+                raise InputError(f"init {path}: it has no {name}; the model has {counted(len(widths) - 1, 'layer')}")
             part = file.get_slice(name)
             if part.get_shape() != shape:
                 raise InputError(f"init {path}: {name} is {part.get_shape()}, the model needs {shape}")
             if part.get_dtype() not in ("F16", "F32", "F64"):
                 raise InputError(f"init {path}: {name} is {part.get_dtype()}; F32 is needed")
         if extra := names - expected.keys():
-            raise InputError(f"init {path}: {min(extra)} is not part of the model ({len(widths) - 1} layers)")
+            raise InputError(
+                f"init {path}: {min(extra)} is not part of the model ({counted(len(widths) - 1, 'layer')})"
+            )
         yield file
 
 

@@ -28,6 +28,7 @@ from zerosim.stages import STAGES
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 from zerosim.transport.threads import run_threads
+from zerosim.words import counted
 
 SCHEMA = "zerosim.bench.checkpoint/1"
 
@@ -50,7 +51,7 @@ def bench(
     for task in tasks:
         elements, rows = formulas.parameters(task.widths), []
         for N in ranks:
-            say = partial(_say, tell, f"{elements:,} parameters, {N} rank{'s' * (N > 1)}")
+            say = partial(_say, tell, f"{elements:,} parameters, {counted(N, 'rank')}")
             rows.append(_on(transport, N, task, stage, folder / f"{elements}-{N}", budget, say))
         sizes.append({"layers": list(task.widths), "parameters": elements, "ranks": rows})
     if transport is not None and transport.rank > 0:

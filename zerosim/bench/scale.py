@@ -12,6 +12,7 @@ from zerosim.report import build_report, total_at_rest, total_sent
 from zerosim.train import Records, train
 from zerosim.transport.mpi import MPITransport
 from zerosim.transport.threads import run_threads
+from zerosim.words import counted
 
 SCHEMA = "zerosim.bench.scale/1"
 
@@ -22,7 +23,7 @@ def bench(
     """Train for `steps` steps at each of `stages` on each number of `ranks`; None on all ranks but the first."""
     rows = []
     for N in ranks:
-        tell(f"{N} ranks")
+        tell(counted(N, "rank"))
         config = task.config(stages, N, steps)
         records = in_threads(N, config, task) if transport is None else _part(transport, N, config, task)
         if records is not None:

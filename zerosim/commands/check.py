@@ -13,6 +13,7 @@ from zerosim.errors import InputError
 from zerosim.published import Verdict
 from zerosim.report import console_text, plain_table
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 SCHEMA = "zerosim.check/1"
 
@@ -107,7 +108,9 @@ def _text(verdicts: list[Verdict], counts: Counter[str]) -> str:
     }
     return console_text(
         *(part for source, group in by_source.items() for part in (printable(source), *_table(group), "")),
-        f"{len(verdicts)} rows: " + ", ".join(said for status, said in words.items() if counts[status]) + ".",
+        f"{counted(len(verdicts), 'row')}: "
+        + ", ".join(said for status, said in words.items() if counts[status])
+        + ".",
     )
 
 

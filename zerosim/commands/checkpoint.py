@@ -130,7 +130,7 @@ def _heading(one: dict[str, Any]) -> list[str]:
         sizes = one["tensor_parallel"], one["data_parallel"], one["pipeline"]
         ranks += " ({} tensor-parallel, {} data-parallel, {} pipeline)".format(*sizes)
     slices = "equal slices" if len(set(shares)) == 1 else f"slices in the proportion {':'.join(map(str, shares))}"
-    bucket = f"buckets of {one['bucket']} elements" if one["bucket"] else "a bucket per layer"
+    bucket = f"buckets of {counted(one['bucket'], 'element')}" if one["bucket"] else "a bucket per layer"
     epochs = f"{counted(one['epochs_done'], 'epoch')} done"
     lines = (
         f"{one['folder']}: step {one['step']}, {epochs}, written at stage {one['stage']}; run {one['run']}.",
@@ -227,7 +227,8 @@ def _consolidate(arguments: argparse.Namespace, transport: Transport | None) -> 
         sha256, nbytes = done
         own = checkpoint.manifest
         what = ", ".join(own.tensors) if arguments.states else "parameters"
-        print(f"Step {own.step} of {checkpoint.folder}: {what} of {len(own.widths) - 1} layers, {checkpoint.dtype}.")
+        layers = counted(len(own.widths) - 1, "layer")
+        print(f"Step {own.step} of {checkpoint.folder}: {what} of {layers}, {checkpoint.dtype}.")
         print(f"Weights: sha256 {sha256}.\n{arguments.file}: {nbytes:,} bytes")
 
 

@@ -32,6 +32,7 @@ from zerosim.plan import (
 )
 from zerosim.report import console_text, make_folder, plain_table
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 SCHEMA = "zerosim.plan/1"
 FILES = ("plan.json", "plan.csv", "plan.png", "plan.svg")
@@ -272,8 +273,9 @@ def _with_batch(work: Workload, batch_size: int, accumulates: bool) -> Workload:
     each = work.ranks * (work.grad_accum if accumulates else work.micro_batch)
     if batch_size < 1 or batch_size % each:
         raise InputError(
-            f"batch_size: {batch_size} sequences cannot be shared by {work.ranks} data-parallel ranks in micro-batches "
-            f"of {work.micro_batch}; it must be a multiple of {each}"
+            f"batch_size: {counted(batch_size, 'sequence')} cannot be shared by "
+            f"{counted(work.ranks, 'data-parallel rank')} in micro-batches of {work.micro_batch}; it must be a "
+            f"multiple of {each}"
         )
     rest = batch_size // each
     if accumulates:
@@ -349,13 +351,13 @@ def _assumptions(subject: Subject, cluster: Machine, work: Workload, known: bool
     peak = cluster.flops_fp32 if work.precision == "fp32" else cluster.flops
     model, network = subject.model, cluster.network
     tokens = "rows" if subject.widths else f"{work.seq} tokens" if work.seq else "no --seq"
-    counted = "--convention " + work.convention if work.precision != "fp32" else "fp32 needs no master copy"
+    whose = "--convention " + work.convention if work.precision != "fp32" else "fp32 needs no master copy"
     buckets = ("two buckets of {} parameters" if work.overlap else "a bucket of {} parameters").format(
         f"{work.bucket:,}" if work.bucket else "the largest layer's"
     )
     layers = "two layers" if work.overlap else "a layer"
     return [
-        f"states: {w} + {g} + {K} bytes per parameter, gradient and optimizer states ({counted})",
+        f"states: {w} + {g} + {K} bytes per parameter, gradient and optimizer states ({whose})",
         f"activations: micro-batch {work.micro_batch}, {tokens}"
         + (
             ""
@@ -370,7 +372,7 @@ def _assumptions(subject: Subject, cluster: Machine, work: Workload, known: bool
         f"computing: {100 * work.efficiency:.0f} % of {peak / 1e12:g} TFLOPS (--efficiency, --flops)"
         + ("" if work.seq or subject.widths else "; operations are not known without --seq"),
         f"sending: rings at {network.bandwidth_inside / 1e9:g} GB/s inside nodes of {network.ranks_per_node}, "
-        f"{network.links} links of {network.bandwidth_between / 1e9:g} GB/s between (--bandwidth-inside, "
+        f"{counted(network.links, 'link')} of {network.bandwidth_between / 1e9:g} GB/s between (--bandwidth-inside, "
         "--bandwidth-between, --links)",
         f"updating: {cluster.memory_bandwidth / 1e9:g} GB/s of a device's memory, "
         f"{cluster.host_memory_bandwidth / 1e9:g} of a node's; offload: {cluster.host_bandwidth / 1e9:g} GB/s per "
@@ -394,7 +396,7 @@ _HEAD = {"parameters": "par", "gradients": "grad", "optimizer_states": "optim", 
 def _text(report: dict[str, Any], found: list[Plan]) -> str:
     model, work, yours = report["model"], report["workload"], report.get("deepspeed")
     estimators = report.get("estimators", {}).items()
-    rows = "rows" if "widths" in model else "sequences"
+    row = "row" if "widths" in model else "sequence"
     sized = model["name"] != f"{model['parameters']:,} parameters"
     ranks = work["gpus"] // work["tensor_parallel"]
     most = max(value for one in found for value in one.bytes.values() if value is not None)
@@ -426,9 +428,10 @@ def _text(report: dict[str, Any], found: list[Plan]) -> str:
     parts = [
         (f"{model['name']}: {model['parameters']:,} parameters" if sized else model["name"])
         + (f", {model['active_parameters']:,} active" if model["active_parameters"] != model["parameters"] else "")
-        + f"; {work['gpus']:,} devices of {_figure(report['cluster']['memory'] / 1e9)} GB ({report['cluster']['name']})"
-        + f", {ranks:,} data-parallel ranks; {work['precision']}, {work['optimizer']}; "
-        f"{work['micro_batch'] * work['grad_accum'] * ranks:,} {rows} per step.",
+        + f"; {counted(work['gpus'], 'device')} of {_figure(report['cluster']['memory'] / 1e9)} GB "
+        f"({report['cluster']['name']})"
+        + f", {counted(ranks, 'data-parallel rank')}; {work['precision']}, {work['optimizer']}; "
+        f"{counted(work['micro_batch'] * work['grad_accum'] * ranks, row)} per step.",
         f"Per device, in {unit}; sent per step, to other devices, the host and NVMe and back, in {unit}:",
         memory,
         f"A step's {clock}: compute, update, communicate, offload, less what is hidden; the largest model that fits, "

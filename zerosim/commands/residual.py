@@ -14,6 +14,7 @@ from zerosim.report import console_text
 from zerosim.residual import SECTIONS, Settings, measure
 from zerosim.transport import Transport
 from zerosim.transport.threads import run_threads
+from zerosim.words import counted
 
 FIGURES = {"residual-arena": figures.arena, "residual-buffers": figures.buffers}
 
@@ -99,8 +100,7 @@ def _measure(settings: Settings, transport: Transport | None, N: int, tell: Any)
 
 
 def _text(result: dict[str, Any], settings: Settings) -> str:
-    ranks = "1 rank" if result["ranks"] == 1 else f"{result['ranks']} ranks"
-    parts: list[Any] = [f"Residual states on {ranks} ({result['backend']}), Adam."]
+    parts: list[Any] = [f"Residual states on {counted(result['ranks'], 'rank')} ({result['backend']}), Adam."]
     for name, section in SECTIONS.items():
         parts += ["", *section.show(result["sections"][name], settings)]
     return console_text(*parts)

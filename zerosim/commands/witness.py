@@ -16,6 +16,7 @@ from zerosim.jsonfile import write_json
 from zerosim.ledger import Ledger
 from zerosim.report import console_text, plain_table
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 WIDTHS = (64, 256, 256, 10)
 
@@ -78,7 +79,7 @@ def _table(result: dict[str, Any], task: Task) -> str:
         table.add_row(str(row["stage"]), row["optimizer"], row["peer"], *numbers)
     text = subject(result).replace(f", {task.optimizer}", "")
     return console_text(
-        f"{text}; {result['steps']} steps from the same weights, on the same rows, here and in PyTorch "
+        f"{text}; {counted(result['steps'], 'step')} from the same weights, on the same rows, here and in PyTorch "
         f"{result['torch']}. What differs is the order of sums, and so the rounding:",
         table,
         "The largest difference of a weight at the end, beside the largest weight and the farthest move of one.",

@@ -37,8 +37,8 @@ def arena(result: dict[str, Any]) -> "Figure":
     settings, ranks = result["settings"], counted(result["ranks"], "rank")
     first = next(iter(rows.values()))
     title = (
-        f"One step of stage 2 in one arena, {settings['fit']} fit; rank 0 of {ranks}, {settings['rows']:,} rows per "
-        f"rank, the input of one layer in {first['every']} kept"
+        f"One step of stage 2 in one arena, {settings['fit']} fit; rank 0 of {ranks}, "
+        f"{counted(settings['rows'], 'row')} per rank, the input of one layer in {first['every']} kept"
     )
     headline(figure, title)
     return figure

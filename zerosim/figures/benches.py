@@ -44,7 +44,7 @@ def step(result: dict[str, Any]) -> "Figure":
     figure.legend(loc="outside right upper")
     source(
         figure,
-        f"{_subject(result)}, {result['task']['rows_per_rank']} rows per rank, medians. Floor, which a step can hardly "
+        f"{_subject(result)}, {counted(result['task']['rows_per_rank'], 'row')} per rank, medians. Floor, which a step can hardly "
         "go below: the bare products, one pass over the bytes of the optimizer, a memory copy of the bytes sent.",
     )
     return figure
@@ -75,7 +75,7 @@ def peers(result: dict[str, Any]) -> "Figure":
     right.set_title("Peak above what the process held before", fontsize="medium")
     source(
         figure,
-        f"{_subject(result)}, {result['task']['rows_per_rank']} rows per rank; "
+        f"{_subject(result)}, {counted(result['task']['rows_per_rank'], 'row')} per rank; "
         f"PyTorch {result['torch'].partition('+')[0]} over gloo, zerosim over {result['wire']}",
     )
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper right", ncols=2)
@@ -116,7 +116,7 @@ def scale(result: dict[str, Any]) -> "Figure":
     source(
         figure,
         f"{result['task']['parameters']:,} parameters, {result['task']['optimizer']}, {result['task']['precision']}, "
-        f"{result['task']['rows_per_rank']} rows per rank, all ranks on one machine ({result['backend']}). "
+        f"{counted(result['task']['rows_per_rank'], 'row')} per rank, all ranks on one machine ({result['backend']}). "
         "Bytes: marks are counted, lines the formulas'.",
     )
     return figure
@@ -192,4 +192,5 @@ def _narrow(peer: str) -> str:
 
 def _subject(result: dict[str, Any]) -> str:
     task = result["task"]
-    return f"{task['parameters']:,} parameters on {result['ranks']} ranks, {task['optimizer']}, {task['precision']}"
+    ranks = counted(result["ranks"], "rank")
+    return f"{task['parameters']:,} parameters on {ranks}, {task['optimizer']}, {task['precision']}"

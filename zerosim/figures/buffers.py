@@ -54,7 +54,9 @@ def buffers(result: dict[str, Any]) -> "Figure":
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     ranks = counted(result["ranks"], "rank")
-    title = f"Buffers in one step: marks counted, lines formula; {ranks}, {settings['rows']} rows per rank, fp32"
+    title = (
+        f"Buffers in one step: marks counted, lines formula; {ranks}, {counted(settings['rows'], 'row')} per rank, fp32"
+    )
     headline(figure, title)
     return figure
 

@@ -4,6 +4,7 @@ from math import log
 from typing import TYPE_CHECKING, Any
 
 from zerosim.figures.sheet import slide
+from zerosim.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ def crossover(timing: dict[str, Any]) -> "Figure":
     axes.set_xlabel("bytes of the whole vector")
     axes.set_ylabel(f"time of one {timing['verb']}, modelled")
     axes.set_title(
-        f"Time of one {timing['verb']} by size, {timing['ranks']} ranks of {timing['cluster']['name']}; "
+        f"Time of one {timing['verb']} by size, {counted(timing['ranks'], 'rank')} of {timing['cluster']['name']}; "
         "on top, the fastest",
         pad=32,
     )

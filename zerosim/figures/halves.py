@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerosim.collectives.check import Held, Trace
 from zerosim.figures.sheet import slide
+from zerosim.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +45,7 @@ def halves(first: Trace, second: Trace, name: str) -> "Figure":
     axes.set_axis_off()
     headline(
         figure,
-        f"An all_reduce is a reduce_scatter and then an all_gather ({name}, {N} ranks)\n"
+        f"An all_reduce is a reduce_scatter and then an all_gather ({name}, {counted(N, 'rank')})\n"
         "Stages 1 and 2 update between the halves, each rank its slice",
     )
     return figure

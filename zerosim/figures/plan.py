@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from zerosim.figures.sheet import slide
+from zerosim.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ def plan(report: dict[str, Any]) -> "Figure":
     axes[-1][0].set_xlim(-0.55, len(rows) - 0.45)
     headline(
         figure,
-        f"{model['name']} ({model['parameters']:,} parameters) on {work['gpus']:,} devices "
+        f"{model['name']} ({model['parameters']:,} parameters) on {counted(work['gpus'], 'device')} "
         f"({report['cluster']['name']}), {work['precision']}, {work['optimizer']}",
     )
     return figure

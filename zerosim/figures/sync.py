@@ -33,5 +33,6 @@ def sync(report: dict[str, Any]) -> "Figure | None":
     below.plot(range(1, len(loss) + 1), [float("nan") if one is None else one for one in loss], color="black")
     below.set_ylabel("loss")
     below.set_xlabel("step")
-    headline(figure, f"Parameters averaged every {own['every']} steps; {subject(report)}")
+    often = "each step" if own["every"] == 1 else f"every {own['every']} steps"
+    headline(figure, f"Parameters averaged {often}; {subject(report)}")
     return figure

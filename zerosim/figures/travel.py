@@ -6,6 +6,7 @@ from pathlib import Path
 from zerosim.collectives import NOBODY
 from zerosim.collectives.check import Trace
 from zerosim.figures.sheet import slide
+from zerosim.words import counted
 
 MOST_RANKS, MOST_EXCHANGES = 12, 40
 """More than this is refused: nobody could follow it."""
@@ -97,9 +98,10 @@ class _Stage:
         self._moving.set_verts(boxes)
         self._moving_fill.set_verts(fills)
         self._moving_fill.set_facecolor(colours)
-        where = f"exchange {s}" if s < len(trace.rounds) else f"done after {len(trace.rounds)} exchanges"
+        where = f"exchange {s}" if s < len(trace.rounds) else f"done after {counted(len(trace.rounds), 'exchange')}"
         self._axes.set_title(
-            f"{trace.verb} by {self._name}, {N} ranks, {where}\na colour per slice, as full as ranks are added in it",
+            f"{trace.verb} by {self._name}, {counted(N, 'rank')}, {where}\n"
+            "a colour per slice, as full as ranks are added in it",
         )
 
     def _corner(self, rank: int, number: int) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from zerosim.myths.lab import Lab, largest
 from zerosim.schedule import outputs
 from zerosim.stages import STAGES, zero0
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 ROWS = 32
 """Rows of a batch, about."""
@@ -155,7 +156,7 @@ def loss(e: Experiment) -> Reading:
     """What everybody looks at: the loss of the last step is below that of the first, at all stages."""
     ends = [(ranks[0].loss[0], ranks[0].loss[-1]) for ranks in e.seen]
     first, last = max(ends, key=lambda pair: (not math.isfinite(pair[1]), pair[1]))
-    said = f"{first:.4f} to {last:.4f} in {e.config.steps} steps"
+    said = f"{first:.4f} to {last:.4f} in {counted(e.config.steps or 0, 'step')}"
     numbers = {str(stage): [_number(loss) for loss in pair] for stage, pair in enumerate(ends)}
     return Reading(all(last < first for first, last in ends), said, {"first_and_last": numbers})
 

@@ -24,6 +24,7 @@ from zerosim.train import Records, Run, train
 from zerosim.transport import Transport
 from zerosim.transport.mpi import MPITransport
 from zerosim.transport.threads import run_threads
+from zerosim.words import counted
 
 SIZES = (1, 2, 3, 4, 8)
 """Numbers of ranks that an experiment about their number tries, beside the lab's own."""
@@ -102,7 +103,7 @@ class Lab:
         config, ranks, rows = self.config(**settings), N or self.N, data or self.digits
         by_stage: dict[int, Records] = self.once((replace(config, stages=(0,)), ranks, rows.name), dict)
         if missing := tuple(stage for stage in config.stages if stage not in by_stage):
-            self.tell(f"training on {ranks} ranks" if ranks > 1 else "training on 1 rank")
+            self.tell(f"training on {counted(ranks, 'rank')}")
             records = self.on(ranks, lambda comm: train(replace(config, stages=missing), comm, rows))[0]
             by_stage |= {run.stage: replace(records, runs=[run]) for run in records.runs}
         runs = [by_stage[stage].runs[0] for stage in config.stages]

@@ -23,7 +23,6 @@ def format_report(report: dict[str, Any], width: int = 80) -> str:
 def _heading(report: dict[str, Any]) -> str:
     """What was trained, and on which ranks."""
     config, model, data, grid = report["config"], report["model"], report["data"], report["grid"]
-    ranks = "rank" if report["world_size"] == 1 else "ranks"
     layers = " x ".join(map(str, model["layers"]))
     more = model["padded_parameters"] - model["parameters"]
     standing = ", ".join(
@@ -31,10 +30,10 @@ def _heading(report: dict[str, Any]) -> str:
     )
     in_parts = grid["data_parallel"] < report["world_size"]
     return (
-        f"{report['world_size']} {ranks} ({report['backend']}{': ' + standing if in_parts else ''}), "
+        f"{counted(report['world_size'], 'rank')} ({report['backend']}{': ' + standing if in_parts else ''}), "
         f"layers {layers}: {model['parameters']:,} parameters ({more} more as padding), {config['optimizer']}, "
         f"{config['precision']}; {data['train_rows']} rows of {data['name']}, {config['batch_size']} per step, "
-        f"{report['runs'][0]['steps']} steps. Bytes are per rank."
+        f"{counted(report['runs'][0]['steps'], 'step')}. Bytes are per rank."
     )
 
 
@@ -159,7 +158,7 @@ def _bubble_lines(report: dict[str, Any]) -> list[str]:
         return []
     idle = 1 - sum(c["busy"] for c in virtual["ranks"]) / (len(virtual["ranks"]) * virtual["seconds_per_step"])
     return [
-        f"Bubble: {P} pipeline ranks with {M} micro-batch{'es' if M > 1 else ''} are idle for "
+        f"Bubble: {P} pipeline ranks with {M:,} micro-batch{'es' if M > 1 else ''} are idle for "
         f"{formulas.bubble(P, M):.1%} of a step if all take equally long; with these layers, and with the update, "
         f"for {idle:.1%} on the virtual clock."
     ]
@@ -327,8 +326,8 @@ def _activations_lines(report: dict[str, Any]) -> list[str]:
         return []
     equal = all(book["measured"] == book["formula_per_rank"] for book in books.values())
     most = {what: si(max(book["measured"])) for what, book in books.items()}
-    again = max(books["recomputed"]["measured"])
-    text = f"Activations: at the most {most['device']} on the fullest rank; {again} layers computed again in a step"
+    again = counted(max(books["recomputed"]["measured"]), "layer")
+    text = f"Activations: at the most {most['device']} on the fullest rank; {again} computed again in a step"
     if config["cpu_checkpointing"]:
         text += f", {most['host']} on the host, {most['to_host']} to it in a step and {most['from_host']} back"
     return [f"{text}; {'equal to' if equal else 'NOT EQUAL TO'} the formulas on every rank."]
@@ -345,10 +344,10 @@ def _pruning_lines(report: dict[str, Any]) -> list[str]:
     each = beside(sent / max(1, updates), formula / max(1, updates), equal)
     where = "" if report["identical_weights"] else f" at stage {run['stage']}"
     return [
-        f"Pruning{where}: in each step the {own['pruned']['formula']} of {own['groups']} groups by {own['by']} with "
-        f"the smallest gradients were {done}; {own['always']} groups in every step, {own['never']} in none. "
-        f"{counted(own['without_gradient'][-1], 'group')} had no gradient at all in the last step. "
-        f"At the end {100 * own['zero_share']:.2f} % of the weights are exactly 0.",
+        f"Pruning{where}: in each step the {own['pruned']['formula']} of {counted(own['groups'], 'group')} by "
+        f"{own['by']} with the smallest gradients were {done}; {counted(own['always'], 'group')} in every step, "
+        f"{own['never']} in none. {counted(own['without_gradient'][-1], 'group')} had no gradient at all in the last "
+        f"step. At the end {100 * own['zero_share']:.2f} % of the weights are exactly 0.",
         f"Pruning is no part of ZeRO and changes the training. It saves no memory at rest and no gradient traffic, for "
         f"a gradient must be made and reduced before its norm is known; the norms cost each rank {each} per step.",
     ]

@@ -12,6 +12,7 @@ from zerosim.report import build_report, equation, si
 from zerosim.residual.shared import Settings, new_table
 from zerosim.train import train
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 STEPS = 2
 
@@ -79,9 +80,9 @@ def show(rows: list[dict[str, Any]], settings: Settings) -> list[Any]:
     same = all(row["same_bits"] for row in rows)
     T = first["tensor_parallel"]
     return [
-        f"Activations at the most in a step, on the fullest rank; {len(settings.hidden)} hidden layers, "
-        f"{settings.rows} rows, fp32, cut over {T} tensor-parallel ranks; checkpoints: one layer's input in "
-        f"{rows[1]['every']} is kept.",
+        f"Activations at the most in a step, on the fullest rank; {counted(len(settings.hidden), 'hidden layer')}, "
+        f"{counted(settings.rows, 'row')}, fp32, cut over {counted(T, 'tensor-parallel rank')}; checkpoints: one "
+        f"layer's input in {rows[1]['every']} is kept.",
         table,
         ("Books: all of it equals the formulas, to the byte. " if equal else "Books: THEY DIFFER from the formulas. ")
         + ("Bits: all ways end with the same weights." if same else "Bits: the ways do NOT end with the same weights."),

@@ -11,6 +11,7 @@ from zerosim.bench.shared import Tell, together
 from zerosim.report import equation, si
 from zerosim.residual.shared import Settings, new_table, record
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 STAGES = (2, 3)
 
@@ -60,7 +61,7 @@ def show(rows: list[dict[str, Any]], settings: Settings) -> list[Any]:
     papers = ", ".join(f"{si(formulas.fused_buffer(Psi))} for {Psi / 1e9:g} B (section {at})" for Psi, at in PAPER)
     return [
         "Constant-size buffers (C_B): buffers at their peak in a step, on the rank with the most; two hidden layers of "
-        f"each width, {settings.rows} rows per rank, fp32.",
+        f"each width, {counted(settings.rows, 'row')} per rank, fp32.",
         table,
         "Books: buffers counted equal the formula, to the byte."
         if equal

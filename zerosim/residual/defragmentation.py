@@ -18,6 +18,7 @@ from zerosim.rank import Rank
 from zerosim.report import equation, si
 from zerosim.residual.shared import Record, Settings, new_table, record
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 STAGE = 2
 
@@ -152,9 +153,9 @@ def show(rows: list[dict[str, Any]], settings: Settings) -> list[Any]:
     same = all(row["same_bits"] for row in rows)
     return [
         f"Defragmentation (M_D): a step of stage {STAGE} on rank 0, its arrays in one arena, {settings.fit} fit; "
-        f"layers as given {' x '.join(map(str, rows[0]['layers']))}, {settings.rows} rows per rank, fp32, the input of "
-        f"one layer in {rows[0]['every']} kept. Checkpoints and gradients are each made where there is room, or in a "
-        "chunk allocated beforehand; the smallest arena in which the step fits:",
+        f"layers as given {' x '.join(map(str, rows[0]['layers']))}, {counted(settings.rows, 'row')} per rank, "
+        f"fp32, the input of one layer in {rows[0]['every']} kept. Checkpoints and gradients are each made where there "
+        "is room, or in a chunk allocated beforehand; the smallest arena in which the step fits:",
         arenas,
         "In the smallest of the four arenas, where the others stop:",
         ends,

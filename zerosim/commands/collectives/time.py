@@ -12,6 +12,7 @@ from zerosim.commands.output import door_of, is_first, make_folder_for, parse_si
 from zerosim.report import console_text, plain_table, si, text_seconds
 from zerosim.timing import compare
 from zerosim.transport import Transport
+from zerosim.words import counted
 
 
 def run(arguments: argparse.Namespace, transport: Transport | None) -> None:
@@ -63,11 +64,11 @@ def _table(timing: dict[str, Any]) -> str:
     node = f"{where['ranks_per_node']} on a node" if where["ranks_per_node"] > 1 else "one kind of link"
     bound = text_seconds(timing["bound"])
     parts: list[Any] = [
-        f"{timing['verb']} of {si(timing['bytes'])} on {timing['ranks']} ranks of {where['name']} ({node}); "
+        f"{timing['verb']} of {si(timing['bytes'])} on {counted(timing['ranks'], 'rank')} of {where['name']} ({node}); "
         f"lower bound {bound} (Chan et al. 2007; Patarasuk and Yuan 2009; for nodes and their links too).",
         table,
     ]
-    parts += [f"Not for {timing['ranks']} ranks: {name}: {why}." for name, why in timing["refused"].items()]
+    parts += [f"Not for {counted(timing['ranks'], 'rank')}: {name}: {why}." for name, why in timing["refused"].items()]
     if len(timing["algorithms"]) > 1:
         when = "for the shortest vectors" if timing["crossovers"] else "for vectors of any length"
         steps = [f"{short_name(timing['fastest'][0])} is the fastest {when}"]
@@ -76,7 +77,8 @@ def _table(timing: dict[str, Any]) -> str:
     between = f"{text_seconds(where['alpha_between'])} and {text_rate(where['bandwidth_between'])}"
     if where["ranks_per_node"] > 1:
         inside = f"{text_seconds(where['alpha_inside'])} and {text_rate(where['bandwidth_inside'])}"
-        links = f"Inside a node {inside} per rank, between nodes {between} per link, {where['links']} links to a node"
+        links = counted(where["links"], "link")
+        links = f"Inside a node {inside} per rank, between nodes {between} per link, {links} to a node"
         if where["links"] > 1 and timing["ranks"] > where["ranks_per_node"]:
             parts.append(
                 "A ring passes from node to node over one link at a time; libraries run several rings at once, as "
