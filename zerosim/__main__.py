@@ -14,6 +14,7 @@ from zerosim.errors import Failed, InputError
 from zerosim.signals import raised
 from zerosim.transport.mpi import end_all, launched_rank, world
 from zerosim.witness import over_tcp
+from zerosim.words import meant
 
 
 def _parser(names: Iterable[str]) -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def parse(argv: list[str]) -> argparse.Namespace | str:
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version")):
         argv = ["train", *argv]
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        raise InputError(f"there is no command {argv[0]!r}; there is {', '.join(COMMANDS)} (see --help)")
+        raise InputError(f"there is no command {argv[0]!r}; {meant(argv[0], COMMANDS)} (see --help)")
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
