@@ -190,7 +190,7 @@ def test_the_command(tmp_path, n):
     }
     assert done.stdout.count("Figures, as .png and .svg in here:") == 1
     assert done.stdout.rstrip().endswith(", ".join(NAMES))
-    assert done.stderr.count("counting on 1 rank") == 1
+    assert done.stderr.count("counting on 1 rank") <= 1
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert (tmp_path / "here" / "check-figure1.png").read_bytes().startswith(b"\x89PNG")
 

@@ -9,6 +9,7 @@ import pytest
 import zerosim
 from zerosim import formulas, optim
 from zerosim.comm import Comm
+from zerosim.commands.common import ProgressLine
 from zerosim.ledger import Ledger
 from zerosim.mlp import MLP, rectangles
 from zerosim.partition import Layout
@@ -497,6 +498,35 @@ def test_imports_point_downward():
 
 def test_words_for_numbers():
     assert [counted(n, "step") for n in (0, 1, 2, 1024)] == ["0 steps", "1 step", "2 steps", "1,024 steps"]
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_progress_is_erased_or_lines_of_its_own(live, monkeypatch, capsys):
+    """A terminal's line is gone at the end; in a file, what is over in a moment leaves nothing, the last step apart."""
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: live, raising=False)
+    progress = ProgressLine()
+    progress.tell("a bug: running")
+    now += 1
+    progress.tell("a bug: still running")
+    progress.done()
+    assert (
+        capsys.readouterr().err.replace("\r", "").strip()
+        == ("a bug: running" + " " * 56 + "a bug: still running") * live
+    )
+    now += 3
+    progress.tell("another bug")
+    progress.done()
+    progress(0, 1, 9, 0.5)
+    progress(0, 9, 9, 0.25)
+    progress.done()
+    said = capsys.readouterr().err
+    assert (
+        said.endswith(f"\r{'':<70}\r")
+        if live
+        else said.splitlines() == ["another bug", "stage 0: step 9 of 9, loss 0.2500"]
+    )
 
 
 def test_importing_zerosim_is_light():

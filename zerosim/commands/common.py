@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -75,12 +76,15 @@ def place(ranks: int | None, transport: Transport | None) -> Transport | None:
 
 
 class ProgressLine:
-    """A line that says how far the work is: rewritten in place on a terminal, else a new one every few seconds."""
+    """A line that says how far the work is: rewritten in place on a terminal, else a new one every few seconds.
+
+    What is over in a few seconds leaves no line in a file: there it would stand among the results, as one of them.
+    """
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
         self._every = 0.1 if self._live else 3.0
-        self._said = 0.0
+        self._said = -math.inf if self._live else time.monotonic()
         self._began = False
         self.before = ""
         """A line to say before the first step of a training."""
@@ -91,11 +95,11 @@ class ProgressLine:
             self.done()
             print(self.before, file=sys.stderr, flush=True)
             self.before = ""
-        self.tell(f"stage {stage}: step {step} of {steps}, loss {loss:.4f}", last=step == steps)
+        self.tell(f"stage {stage}: step {step} of {steps}, loss {loss:.4f}", last=step == steps or not self._began)
 
     def tell(self, text: str, last: bool = False) -> None:
-        """Show `text`, unless something was shown a moment ago; the last text of a series is always shown."""
-        if last or not self._began or time.monotonic() - self._said >= self._every:
+        """Show `text`, unless it is too soon; the last text of a series is always shown."""
+        if last or time.monotonic() - self._said >= self._every:
             self.say(text)
 
     def say(self, text: str) -> None:

@@ -80,9 +80,9 @@ def run(name: str, N: int = 4, seed: int = 0, fix: Function | str | None = None,
     """
     (bug,) = chosen(name)
     lab = lab or Lab(N, seed)
-    lab.tell(f"{name}: right")
+    lab.tell(f"{name}: running the right program")
     right = lab.once(("right", str(bug.settings), bug.data), lambda: _examine(bug, lab))
-    lab.tell(f"{name}: broken")
+    lab.tell(f"{name}: running the broken one")
     with broken(name):
         wrong = lab.once(("broken", name), lambda: _examine(bug, lab))
     mine = None
