@@ -1,8 +1,11 @@
 """The gallery: each bug is caught by its instrument, for several N and seeds, and by no other than is said here."""
 
 import ast
+import contextlib
+import io
 import json
 import re
+import runpy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -241,9 +244,100 @@ def test_everything_is_json():
     assert json.loads(json.dumps(report, allow_nan=False))["bugs"][0]["caught_by"] == ["one-rank", "gradient"]
 
 
+# without their names -------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_all_bugs_in_orders_that_tell_nothing():
+    turns = [[gallery.unnamed(n + 1 + len(BUGS) * turn).name for n in range(len(BUGS))] for turn in range(3)]
+    assert all(set(turn) == set(BUGS) for turn in turns)
+    assert list(BUGS) not in turns
+    assert turns[0] != turns[1] != turns[2] != turns[0]
+    assert gallery.unnamed(7).name == "wrong-owner", (
+        "a number that a lecturer has given out means the same bug tomorrow"
+    )
+
+
+@pytest.mark.parametrize("number", range(1, len(BUGS) + 1))
+def test_a_page_without_a_name_gives_nothing_away(number):
+    bug = gallery.unnamed(number)
+    result = gallery.run(number, lab=lab(4, 0))
+    assert result.caught_by == found(bug.name).caught_by
+    text = gallery.format_result(result)
+    assert max(map(len, text.splitlines())) <= 80
+    assert " ".join(bug.noticed.split()) in " ".join(text.split())
+    assert text.count("CAUGHT: ") == len(result.caught_by) > 0
+    shown = text + json.dumps(gallery.report([result])) + repr(result)
+    secret = (bug.name, bug.title, bug.lesson, bug.seen, bug.place, *bug.diff())
+    assert [text for text in secret if text.strip() and text in shown] == []
+
+
+def test_what_one_notices_is_so():
+    """Where it says more than the instruments: of one rank, and of SGD at all stages."""
+    config = {"hidden": (8,), "precision": "fp32", "steps": 3}
+    alone = Lab(2)
+
+    def moved(name, stage):
+        def run(comm):
+            rank = alone.rank(comm, stage, alone.config(**config))
+            before = rank.parameters.copy()
+            for batch in alone.batches(alone.config(**config)):
+                instruments.STAGES[stage].step(rank, batch)
+            return bool((before != rank.parameters).any())
+
+        with gallery.broken(name):
+            return zerosim.run_threads(1, run)[0]
+
+    assert [moved("rank-zero", stage) for stage in range(4)] == [False] * 4
+    assert [moved("mean-twice", stage) for stage in range(4)] == [True] * 4
+    with gallery.broken("step-per-shard"):
+        for optimizer, kinds in (("sgd", 1), ("adam", 2)):
+            runs = alone.train(2, optimizer=optimizer, **config).runs
+            assert len({run.weights_sha256 for run in runs}) == kinds
+            assert runs[0].weights_sha256 == runs[3].weights_sha256
+
+
+def test_a_bug_without_a_name_can_be_written_and_mended():
+    """By whoever finds the function; who guesses another one hears no more than that."""
+    number = next(n for n in range(1, 18) if gallery.unnamed(n).name == "same-rows")
+    right = gallery.run(number, lab=lab(3, 1), fix=share)
+    assert right.fixed
+    guess = gallery.source(zerosim.data.share).replace("rank::N", "::N")
+    assert gallery.run(number, lab=lab(3, 1), fix=guess).fix == right.broken, "who can write it has understood it"
+    for other in (zerosim.optim.Optimizer.step, zerosim.stages.zero1.step, "def step(rank, batch):\n    pass"):
+        with pytest.raises(ValueError, match=f"^bug {number} is not in that function$"):
+            gallery.run(number, lab=lab(3, 1), fix=other)
+    with gallery.broken(number):
+        assert len(zerosim.data.share(np.arange(6), 0, 2)) == 3
+        assert zerosim.data.share(np.arange(6), 1, 2)[0] == 0
+
+
+def test_blind_command(typed):
+    number = next(n for n in range(1, 18) if gallery.unnamed(n).name == "same-rows")
+    done = typed("gallery", "--blind", number)
+    assert done.returncode == 0
+    assert done.stdout == gallery.format_result(gallery.run(number, lab=lab(4, 0))) + "\n"
+    assert "same-rows" not in done.stdout + done.stderr
+    done = typed("gallery", "--blind", number, "--reveal")
+    assert done.stdout == f"Bug {number}:\n\n" + gallery.format_result(found("same-rows")) + "\n"
+    (entry,) = json.loads(typed("gallery", "--blind", number, "--json").stdout)["bugs"]
+    assert list(entry) == ["number", "noticed", "settings", "right", "broken", "caught_by"]
+    (entry,) = json.loads(typed("gallery", "--blind", number, "--reveal", "--json").stdout)["bugs"]
+    assert entry["name"] == "same-rows"
+    order = next(n for n in range(1, 18) if gallery.unnamed(n).name == "own-order")
+    assert "On 2 ranks no instrument finds it." in typed("gallery", "--blind", order, "--ranks", 2).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--blind", "seven"], ["--blind", "'seven'"]),
+        (["--blind"], ["--blind", "expected one argument"]),
+        (["--blind", 0], ["blind: 0 must be 1 or more"]),
+        (["--blind", -3], ["blind: -3 must be 1 or more"]),
+        (["--blind", 3, "same-rows"], ["--blind hides", "same-rows tells"]),
+        (["--blind", 3, "--list"], ["--blind hides", "--list tells"]),
+        (["--reveal"], ["--reveal needs --blind NUMBER"]),
+        (["same-rows", "--reveal"], ["--reveal needs --blind NUMBER"]),
         (["mean-twcie"], ["'mean-twcie'", "is mean-twice meant"]),
         (["nothing-like-it"], ["there is no bug", "whole-vector"]),
         (["--ranks", 1], ["1 must be 2 to 16"]),
@@ -259,16 +353,20 @@ def test_not_under_mpi(tmp_path):
     assert_one_line(run_zerosim(2, "gallery", "mean-twice", cwd=tmp_path), ["leave mpirun out"])
 
 
-def test_the_readme_tells_the_truth():
+def test_the_readme_tells_the_truth(tmp_path):
     """Its table is this one, and its Python prints what it says."""
     readme = (Path(__file__).parent.parent / "README.md").read_text().partition("## A gallery of bugs")[2]
     table = gallery.format_gallery([found(name) for name in BUGS]).partition("\n\n")[2]
     assert table.strip() in readme
-    (code,) = re.findall(r"```python\n(.*?)```", readme.partition("\n## ")[0], re.S)
+    code, blind = re.findall(r"```python\n(.*?)```", readme.partition("\n## ")[0], re.S)
     names = {}
     exec(code, names)
     result = names["result"]
     assert f"# {result.fixed} {result.caught(result.fix)}:" in code
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        (tmp_path / "blind.py").write_text(blind)  # a function's source is looked up in its file
+        runpy.run_path(str(tmp_path / "blind.py"))
+    assert printed.getvalue().split() == re.findall(r"print\(.*# (\w+)", blind)
 
 
 def test_from_python():

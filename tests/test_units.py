@@ -511,10 +511,8 @@ def test_progress_is_erased_or_lines_of_its_own(live, monkeypatch, capsys):
     now += 1
     progress.tell("a bug: still running")
     progress.done()
-    assert (
-        capsys.readouterr().err.replace("\r", "").strip()
-        == ("a bug: running" + " " * 56 + "a bug: still running") * live
-    )
+    shown = [f"{text:<70}" for text in ("a bug: running", "a bug: still running", "")]
+    assert capsys.readouterr().err.split("\r") == (["", *shown, ""] if live else [""])
     now += 3
     progress.tell("another bug")
     progress.done()
@@ -522,11 +520,10 @@ def test_progress_is_erased_or_lines_of_its_own(live, monkeypatch, capsys):
     progress(0, 9, 9, 0.25)
     progress.done()
     said = capsys.readouterr().err
-    assert (
-        said.endswith(f"\r{'':<70}\r")
-        if live
-        else said.splitlines() == ["another bug", "stage 0: step 9 of 9, loss 0.2500"]
-    )
+    if live:
+        assert said.endswith(f"\r{'':<70}\r")
+    else:
+        assert said.splitlines() == ["another bug", "stage 0: step 9 of 9, loss 0.2500"]
 
 
 def test_importing_zerosim_is_light():

@@ -28,6 +28,8 @@ class Bug:
     target: Function
     """The function or method that is broken."""
     edits: tuple[tuple[str, str], ...]
+    noticed: str
+    """What somebody who has the bug would come and complain of, and what does not give it away."""
     symptom: str
     """How a user would notice, or not."""
     instrument: str

@@ -38,6 +38,8 @@ _ALL = (
                 "return loss, times * factor / scale / self.comm.size  # the mean over the ranks",
             ),
         ),
+        noticed="With SGD the loss falls much more slowly than on one rank, and the more slowly the more ranks "
+        "there are. With Adam nothing is to be seen.",
         symptom="The loss falls, only more slowly with SGD, as if the learning rate were N times too small. With "
         "Adam, whose step does not depend on the gradient's scale, nothing is to be seen.",
         instrument="one-rank",
@@ -50,6 +52,8 @@ _ALL = (
         title="Gradients are summed over the ranks, and nobody divides by N",
         target=Rank.loss,
         edits=(("self.loss_scale.value / self.config.batch_size", "self.loss_scale.value / len(rows)"),),
+        noticed="A learning rate that was found on one rank is far too large on several, with SGD. With Adam "
+        "nothing is to be seen.",
         symptom="The gradient grows with the number of ranks. A learning rate found on one rank is N times too large "
         "on N; Adam hides it.",
         instrument="gradient",
@@ -67,6 +71,7 @@ _ALL = (
                 "self.loss_scale.value / (len(rows) * self.comm.size * self.config.grad_accum)",
             ),
         ),
+        noticed="The loss is a bit off from one rank's, but only with some numbers of rows in a batch.",
         symptom="The loss is a bit off, and only where the batch cannot be shared out evenly; a test with a batch "
         "that N divides sees nothing.",
         instrument="gradient",
@@ -80,6 +85,8 @@ _ALL = (
         title="Each rank clips by the norm of its own slices",
         target=Rank.agree,
         edits=(("    if not alone:\n        squares = everyone\n", ""),),
+        noticed="Without a limit for the gradient's norm all is well. With one, the loss falls, but the training "
+        "is not that of one rank.",
         symptom="The loss falls. A rank's norm is about 1 / sqrt(N) of the whole gradient's, so too little is "
         "clipped, and by another factor on each rank: the gradient changes its direction.",
         instrument="one-rank",
@@ -94,6 +101,8 @@ _ALL = (
         title="The gradient is clipped before the loss scale is divided out",
         target=Rank.agree,
         edits=(("math.sqrt(squares) / scale + 1e-6", "math.sqrt(squares) + 1e-6"),),
+        noticed="In fp16, with a limit for the gradient's norm, SGD learns next to nothing. In fp32 it does; and "
+        "with Adam the loss falls in both.",
         symptom="The limit acts as one that is smaller by the loss scale, 65536 at first: every step is clipped, to "
         "almost nothing. Adam's loss falls all the same; in fp32 all is right.",
         instrument="gradient",
@@ -106,6 +115,8 @@ _ALL = (
         title="Each rank decides by itself whether a step overflowed",
         target=Rank.agree,
         edits=(("not math.isfinite(everyone)", "not math.isfinite(table[self.world.rank, 1])"),),
+        noticed="In fp16 the loss is no number any more at stage 0, and at other stages it is not what it should "
+        "be. No message says why; in fp32 all is well.",
         symptom="After the first step that only some ranks skip, ranks have different weights, steps and loss "
         "scales; at stage 0 those that take the step take the infinite gradient too. No message says so.",
         instrument="ranks",
@@ -125,6 +136,8 @@ _ALL = (
                 "rank.gradients[bucket.shard] = gradient[bucket.part]",
             ),
         ),
+        noticed="At stage 2, training gets no better from more micro-steps, and the loss is noisier. Memory and "
+        "bytes are right.",
         symptom="Training gets no better from more micro-steps, and the loss is noisier; memory and bytes are right.",
         instrument="gradient",
         lesson="Check the gradient with accumulation on. Here one stage is wrong, so another one tells as well.",
@@ -137,6 +150,7 @@ _ALL = (
         title="Stage 2 keeps the full gradient, behind a view of a slice of it",
         target=zero2.allocate,
         edits=(('rank.zeros("gradients", layout.shard)', 'rank.zeros("gradients", layout.padded)[: layout.shard]'),),
+        noticed="Stage 2 needs as much memory as stage 1. Every number is right.",
         symptom="Stage 2 needs as much memory as stage 1. Every number is right.",
         instrument="held",
         lesson="A view keeps all of its array alive. Count the bytes that are held, and not the shapes that are used.",
@@ -149,6 +163,7 @@ _ALL = (
         title="A reduce-scatter that is an all-reduce, of which each rank keeps its slice",
         target=Comm.reduce_scatter,
         edits=(('self._verb("reduce_scatter", vectors, out)', 'self._verb("all_reduce", vectors, out)'),),
+        noticed="The network is busier than it should be at stages 1 to 3. Not one bit of the weights is different.",
         symptom="Twice the bytes for gradients: stages 1 and 2 send 3 Psi and not 2. Not one bit is different.",
         instrument="sent",
         lesson="A collective that does too much is right all the same. Only the books see it.",
@@ -170,6 +185,8 @@ _ALL = (
                 "            out[...] = vector[at]\n",
             ),
         ),
+        noticed="The network is the busier the more ranks there are, at stages 1 to 3. Not one bit of the weights "
+        "is different.",
         symptom="N times the bytes for gradients, so what a rank sends grows with the cluster. Not one bit is "
         "different.",
         instrument="sent",
@@ -187,6 +204,7 @@ _ALL = (
                 'self.sent[book] += octets * self.size if book == "all_reduce" else octets',
             ),
         ),
+        noticed="A report says that stage 1 sends N times less than stage 0. The training is right.",
         symptom="Stage 1 seems to send N times less than stage 0. The training is right, and so is every byte; the "
         "claim that is made from the numbers is not.",
         instrument="sent",
@@ -202,6 +220,8 @@ _ALL = (
             ("send=(rank - 1 - s) % N", "send=(rank - s) % N"),
             ("recv=(rank - 2 - s) % N", "recv=(rank - 1 - s) % N"),
         ),
+        noticed="The loss falls, all stages agree to the bit, and all books are right. But "
+        "several ranks do not go where one goes.",
         symptom="Each slice is updated with one rank's own gradient, of its rows alone and N times too small. All "
         "stages agree to the bit, all books are right, and the loss falls.",
         instrument="proof",
@@ -215,6 +235,7 @@ _ALL = (
         title="`if rank:` was to ask whether there is a rank; rank 0 is skipped",
         target=Rank.update,
         edits=(("    else:\n", "    elif self.comm.rank:\n"),),
+        noticed="On one rank nothing is learnt at all. On several the loss falls.",
         symptom="Rank 0 never updates anything, so 1/N of the weights stay as they were drawn. The rest learns, and "
         "the loss falls.",
         instrument="ranks",
@@ -234,6 +255,8 @@ _ALL = (
             ),
             ("    rank.comm.all_gather(*rank.buckets(rank.parameters))\n    return", "    return"),
         ),
+        noticed="Stage 1 ends with other weights than stage 0. As many bytes go in as many messages, and the loss "
+        "falls.",
         symptom="Every rank works with the others' slices of one step before. As many bytes go in as many messages, "
         "and the loss falls.",
         instrument="bits",
@@ -246,6 +269,7 @@ _ALL = (
         title="Every rank trains on the same rows",
         target=data.share,
         edits=(("return batch[rank::N]", "return batch[::N]"),),
+        noticed="The loss falls, but more ranks make it no less noisy: they might as well be one.",
         symptom="N ranks learn what one would, N times over; the loss falls, on an N-th of the data.",
         instrument="one-rank",
         lesson="Ranks that agree about everything may agree about too much. Compare with one rank on the whole batch.",
@@ -263,6 +287,8 @@ _ALL = (
                 + "        vector[:] = sum(every[source] for source in order)\n",
             ),
         ),
+        noticed="From 3 ranks on, runs at stage 0 end with weights that differ between ranks in their last bits, "
+        "and from step to step a little more. Two ranks agree.",
         symptom="From 3 ranks on, weights differ between ranks in their last bits, and from step to step a little "
         "more. The loss is the same in all the digits one prints. Two ranks hide it, for a + b is b + a.",
         instrument="ranks",
@@ -281,6 +307,7 @@ _ALL = (
                 "    self.t += 1\n    hyper = Hyper(",
             ),
         ),
+        noticed="With Adam, stages 1 and 2 end with other weights than stages 0 and 3. With SGD all four agree.",
         symptom="Stages 1 and 2, which update bucket by bucket, have another bias correction than stages 0 and 3. "
         "The loss falls; SGD has no step to count.",
         instrument="bits",
