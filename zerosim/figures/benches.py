@@ -44,8 +44,9 @@ def step(result: dict[str, Any]) -> "Figure":
     figure.legend(loc="outside right upper")
     source(
         figure,
-        f"{_subject(result)}, {counted(result['task']['rows_per_rank'], 'row')} per rank, medians. Floor, which a step can hardly "
-        "go below: the bare products, one pass over the bytes of the optimizer, a memory copy of the bytes sent.",
+        f"{_subject(result)}, {counted(result['task']['rows_per_rank'], 'row')} per rank, medians. Floor, which a step "
+        "can hardly go below: the bare products, one pass over the bytes of the optimizer, a memory copy of the bytes "
+        "sent.",
     )
     return figure
 
