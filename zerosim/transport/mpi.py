@@ -18,7 +18,15 @@ _LAUNCHED_RANK = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 
 
 give_way = getattr(os, "sched_yield", lambda: None)
-"""Called while waiting: where there are more ranks than cores, the one that is waited for may need this core."""
+"""Called while waiting: the rank that is waited for may need this core."""
+
+PATIENCE, NAP = 20, 1e-4
+"""Where there are more ranks than cores, who has asked so often sleeps for so many seconds between two times."""
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _octets(array: np.ndarray) -> np.ndarray:
@@ -53,11 +61,14 @@ def end_all(status: int) -> NoReturn:
 
 
 class MPITransport:
-    """This process's end of an mpi4py communicator (default: MPI.COMM_WORLD), which is duplicated."""
+    """This process's end of an mpi4py communicator (default: MPI.COMM_WORLD), which is duplicated.
+
+    `crowded` says that there are more ranks than cores on this machine, where a part of them may not know it.
+    """
 
     backend = "mpi"
 
-    def __init__(self, comm: Any = None) -> None:
+    def __init__(self, comm: Any = None, crowded: bool = False) -> None:
         from mpi4py import MPI
 
         world = MPI.COMM_WORLD if comm is None else comm
@@ -66,6 +77,7 @@ class MPITransport:
         neighbours = world.Split_type(MPI.COMM_TYPE_SHARED)
         self.here = neighbours.size
         neighbours.Free()
+        self._crowded = crowded or self.here > _cores()
         self._MPI, self._byte, self._status = MPI, MPI.BYTE, MPI.Status()
         self._types: dict[np.dtype, tuple[Any, Any]] = {}
         self.waits = Waits(self.size)
@@ -91,8 +103,13 @@ class MPITransport:
         if done():
             return
         began = time.perf_counter()
+        asked = 0
         while not done():
-            give_way()
+            asked += 1
+            if self._crowded and asked > PATIENCE:
+                time.sleep(NAP)
+            else:
+                give_way()
         self.waits.over(partner, began)
 
     def part(self, ranks: Sequence[int]) -> Transport:
@@ -103,7 +120,7 @@ class MPITransport:
         if key not in self._parts:
             group = self._comm.group.Incl(list(ranks))
             comm = self._comm.Create_group(group)
-            self._parts[key] = MPITransport(comm)
+            self._parts[key] = MPITransport(comm, self._crowded)
             comm.Free()
             group.Free()
         return self._parts[key]
