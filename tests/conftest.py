@@ -1,6 +1,9 @@
 """What the tests share: ranks in threads, ranks under mpirun, and small data."""
 
+import fcntl
+import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +36,54 @@ def run_zerosim(n, *words, figures=False, **options):
     return mpirun(n, "-m", "zerosim", *words, *["--no-figures"] * (trains and not figures), **options)
 
 
+ONE_JOB = """
+import json, os, sys
+from pathlib import Path
+from zerosim.__main__ import main
+from zerosim.transport.mpi import launched_rank
+
+for number, (words, folder) in enumerate(json.loads(Path("commands.json").read_text())):
+    place = f"{os.getcwd()}/{number}.{launched_rank()}"
+    for descriptor, end in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{place}.{end}", os.O_WRONLY | os.O_CREAT), descriptor)
+    here = os.getcwd()
+    os.chdir(folder)
+    status = main(words)
+    sys.stdout.flush()
+    os.chdir(here)
+    Path(f"{place}.status").write_text(str(status))
+"""
+
+
+def in_one_job(n, commands, folder, timeout=120):
+    """Run commands one after the other on the same n MPI ranks: to start those takes longer than most of them.
+
+    `commands` are (words, folder to run in). Returns what each ended with and printed, as a process's; if the ranks do
+    not end with the same status, all are returned, and None for a rank that did not get to the end.
+    """
+    commands = [([*map(str, words)], str(where)) for words, where in commands]
+    folder.mkdir(parents=True)
+    (folder / "commands.json").write_text(json.dumps(commands))
+    try:
+        job = mpirun(n, "-c", ONE_JOB, cwd=folder, timeout=timeout)
+        last_words = f"the job ended with {job.returncode}: {job.stderr}"
+    except subprocess.TimeoutExpired:
+        last_words = f"the job was not over after {timeout} seconds"
+
+    def read(name):
+        return (folder / name).read_text() if (folder / name).exists() else ""
+
+    def ended(number):
+        statuses = [read(f"{number}.{rank}.status") for rank in range(n)]
+        status, *others = {int(text) if text else None for text in statuses}
+        out, err = ("".join(read(f"{number}.{rank}.{end}") for rank in range(n)) for end in ("out", "err"))
+        if status is None or others:
+            err += f"statuses of the ranks: {statuses}; {last_words}"
+        return SimpleNamespace(returncode=statuses if others else status, stdout=out, stderr=err)
+
+    return [ended(number) for number in range(len(commands))]
+
+
 def small_data(task="classification", rows=48, features=5, outputs=3, seed=1, scale=1.0):
     """Rows that a small model can learn something of."""
     random = np.random.default_rng(seed)
@@ -51,6 +102,24 @@ def train_on(N, data=None, **settings):
     everyone = zerosim.run_threads(N, lambda comm: zerosim.train(config, comm, data=data))
     assert all(records == everyone[0] for records in everyone)
     return everyone[0]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Make what many tests look at once for all processes of the tests: who comes later waits for it and reads it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def once(name, make):
+        file = folder / f"{name}.pickle"
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists():
+                file.write_bytes(pickle.dumps(make()))
+        return pickle.loads(file.read_bytes())
+
+    return once
 
 
 @pytest.fixture

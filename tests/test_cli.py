@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import mpirun, run_zerosim
+from conftest import in_one_job, mpirun, run_zerosim
 from contract import check
 
 FAST = ("--steps", "2", "--hidden", "8")
@@ -174,6 +174,23 @@ def cases(tmp_path_factory):
     return {name: (list(map(str, words)), expected) for name, words, expected in bad_inputs(folder)}
 
 
+@pytest.fixture(scope="module")
+def ended(once, cases, tmp_path_factory):
+    """How each bad input ended on n ranks, and what it left behind."""
+
+    def run(n):
+        folder = tmp_path_factory.mktemp("ended")
+        some = {name: words for number, (name, (words, _)) in enumerate(cases.items()) if n in (1, 2 + number % 3)}
+        places = [mkdir(folder / str(number)) for number in range(len(some))]
+        trained = [[*words, "--no-figures"] if words[0].startswith("--") else words for words in some.values()]
+        all_done = in_one_job(n, zip(trained, places, strict=True), folder / "job")
+        for done, place in zip(all_done, places, strict=True):
+            done.left = sorted(path.name for path in place.iterdir())
+        return dict(zip(some, all_done, strict=True))
+
+    return lambda n, name: once(f"bad-input-{n}", lambda: run(n))[name]
+
+
 def names():
     import tempfile
     from pathlib import Path
@@ -193,19 +210,18 @@ def assert_one_line(done, expected):
 
 
 @pytest.mark.parametrize(("number", "name"), [*enumerate(names())])
-def test_bad_input(cases, number, name, tmp_path):
-    words, expected = cases[name]
+def test_bad_input(cases, ended, number, name):
     for n in (1, 2 + number % 3):
-        assert_one_line(run_zerosim(n, *words, cwd=tmp_path, timeout=20), expected)
-    assert list(tmp_path.iterdir()) in ([], [tmp_path / "zerosim-out"]), "nothing is left behind"
+        done = ended(n, name)
+        assert_one_line(done, cases[name][1])
+        assert done.left in ([], ["zerosim-out"]), "nothing is left behind"
 
 
-def test_bad_input_without_mpirun(cases, tmp_path):
+@pytest.mark.parametrize(("n", "ranks"), [(0, []), (0, ["--ranks", "3"]), (4, [])])
+def test_the_status_of_bad_input_is_the_process_s(cases, tmp_path, n, ranks):
     for name in ("unknown flag", "short row", "layer of width 0"):
-        for ranks in ([], ["--ranks", "3"]):
-            words, expected = cases[name]
-            command = words if "trian" in words else ["train", *ranks, *words]
-            assert_one_line(run_zerosim(0, *command, cwd=tmp_path), expected)
+        words, expected = cases[name]
+        assert_one_line(run_zerosim(n, "train", *ranks, *words, cwd=tmp_path, timeout=20), expected)
 
 
 @pytest.mark.parametrize(("n", "ranks"), [(4, 2), (2, 1), (1, 2)])
