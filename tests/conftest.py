@@ -6,6 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,8 +60,8 @@ for number, (words, folder) in enumerate(json.loads(Path("commands.json").read_t
 def in_one_job(n, commands, folder, timeout=120):
     """Run commands one after the other on the same n MPI ranks: to start those takes longer than most of them.
 
-    `commands` are (words, folder to run in). Returns what each ended with and printed, as a process's; if the ranks do
-    not end with the same status, all are returned, and None for a rank that did not get to the end.
+    `commands` are (words, folder to run in). Returns what each ended with and printed as mpirun's own: of several
+    statuses it ends with all their bits. None: a rank did not get to the end.
     """
     commands = [([*map(str, words)], str(where)) for words, where in commands]
     folder.mkdir(parents=True)
@@ -75,11 +77,10 @@ def in_one_job(n, commands, folder, timeout=120):
 
     def ended(number):
         statuses = [read(f"{number}.{rank}.status") for rank in range(n)]
-        status, *others = {int(text) if text else None for text in statuses}
         out, err = ("".join(read(f"{number}.{rank}.{end}") for rank in range(n)) for end in ("out", "err"))
-        if status is None or others:
-            err += f"statuses of the ranks: {statuses}; {last_words}"
-        return SimpleNamespace(returncode=statuses if others else status, stdout=out, stderr=err)
+        if not all(statuses):
+            return SimpleNamespace(returncode=None, stdout=out, stderr=err + last_words)
+        return SimpleNamespace(returncode=reduce(or_, map(int, statuses)), stdout=out, stderr=err)
 
     return [ended(number) for number in range(len(commands))]
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run_zerosim
+from conftest import in_one_job, run_zerosim
 from test_cli import assert_one_line
 
 from zerosim import formulas
@@ -93,9 +93,16 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("words", "expected"), BAD)
-def test_bad_input(tmp_path, words, expected):
-    assert_one_line(run_zerosim(2, *words.split(), cwd=tmp_path), expected)
+@pytest.fixture(scope="module")
+def refused(once, tmp_path_factory):
+    """How each bad input ended on two ranks."""
+    folder = tmp_path_factory.mktemp("bad")
+    return once("bench", lambda: in_one_job(2, [(words.split(), folder) for words, _ in BAD], folder / "job"))
+
+
+@pytest.mark.parametrize("case", range(len(BAD)), ids=[words for words, _ in BAD])
+def test_bad_input(refused, case):
+    assert_one_line(refused[case], BAD[case][1])
 
 
 @pytest.mark.parametrize("words", ["bench step", "bench torch", "witness torch"])

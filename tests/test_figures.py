@@ -532,9 +532,9 @@ def test_the_command_lists(tmp_path):
     ("arguments", "expected"),
     [("memori", ["memori", "memory"]), ("figure1 --out afile", ["out afile", "cannot write"])],
 )
-def test_bad_input(tmp_path, arguments, expected):
+def test_bad_input(typed, tmp_path, arguments, expected):
     (tmp_path / "afile").touch()
-    assert_one_line(run_zerosim(0, "figures", *arguments.split(), cwd=tmp_path), expected)
+    assert_one_line(typed("figures", *arguments.split()), expected)
 
 
 @pytest.mark.parametrize("name", lecture.SLIDES)

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from conftest import run_zerosim
+from test_cli import assert_one_line
 
 from zerosim import formulas, machine, models
 from zerosim.errors import InputError
@@ -291,16 +292,12 @@ BAD = [
 
 
 @pytest.mark.parametrize(("words", "expected"), BAD)
-def test_bad_input(tmp_path, words, expected):
+def test_bad_input(typed, tmp_path, words, expected):
     (tmp_path / "afile").touch()
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "unknown.json").write_text('{"model_type": "mamba"}')
-    done = run_zerosim(0, "plan", *words, cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    for word in expected:
-        assert word in done.stderr
+    assert_one_line(typed("plan", *words), expected)
 
 
 DEEPSPEED = {

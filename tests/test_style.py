@@ -20,13 +20,13 @@ def test_tool(words):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_readme_names_every_flag(tmp_path):
+def test_readme_names_every_flag(typed):
     helps = [["train"], *(["collectives", part] for part in ("list", "show", "check", "time", "bench"))]
     helps += [*(["bench", part] for part in ("step", "collectives", "torch", "scale", "checkpoint"))]
     helps += [["witness", "torch"], *(["checkpoint", part] for part in ("inspect", "verify", "consolidate"))]
     helps += [["plan"], ["check"], ["residual"], ["myths"], ["gallery"]]
     helps += [["plan"], ["check"], ["residual"], ["myths"], ["figures"]]
-    texts = [run_zerosim(0, *words, "--help", cwd=tmp_path).stdout for words in helps]
+    texts = [typed(*words, "--help").stdout for words in helps]
     assert all(len(text) > 200 for text in texts)
     flags = set(re.findall(r"--[a-z][a-z-]+", "".join(texts))) - {"--no-shuffle"}
     readme = (ROOT / "README.md").read_text()
