@@ -401,32 +401,32 @@ def all_gather(rank, N):
 """
 
 
-def test_a_readers_own_algorithm_trains(tmp_path):
+def test_a_readers_own_algorithm_trains(typed, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    for n, ranks in ((3, []), (0, ["--ranks", "3"])):
-        for collective in ("own.py:left", "own.py"):
-            words = ["--collective", collective, "--steps", "3", "--hidden", "9", "--json"]
-            done = run_zerosim(n, "train", *ranks, *words, cwd=tmp_path)
-            assert done.returncode == 0, done.stderr
-            report = json.loads(done.stdout)
-            assert report["identical_weights"]
-            assert list(check(report, [0, 1, 2, 3], 3)) == []
+    words = ["train", "--steps", "3", "--hidden", "9", "--json", "--no-figures"]
+    commands = [[*words, "--collective", collective] for collective in ("own.py:left", "own.py")]
+    mpi = in_one_job(3, [(own, tmp_path) for own in commands], tmp_path / "job")
+    threads = [typed(*own, "--ranks", "3") for own in commands]
+    for done in (*mpi, *threads):
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert report["identical_weights"]
+        assert list(check(report, [0, 1, 2, 3], 3)) == []
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_native(tmp_path, n):
-    for number in ("fp32", "fp16", "bf16"):
-        words = ["--collective", "native", "--steps", "4", "--hidden", "31", "--bucket", "101", "--precision", number]
-        done = run_zerosim(n, *words, "--json", cwd=tmp_path)
+    words = ["--collective", "native", "--steps", "4", "--hidden", "31", "--bucket", "101", "--no-figures"]
+    several = [[*words, "--precision", number, "--out", number] for number in ("fp32", "fp16", "bf16")]
+    for own, done in zip(several, in_one_job(n, [(own, tmp_path) for own in several], tmp_path / "job"), strict=True):
         assert done.returncode == 0, done.stderr
-        report = json.loads(done.stdout)
+        report = json.loads((tmp_path / own[-1] / "report.json").read_text())
         assert list(check(report, [0, 1, 2, 3], n)) == []
         for run in report["runs"]:
             assert run["traffic"]["modelled"] is True
             assert abs(run["loss"][-1] - report["runs"][0]["loss"][-1]) < 0.02
-    text = run_zerosim(n, *words, cwd=tmp_path).stdout
-    assert "modelled = formula" in text
-    assert "not counted" in " ".join(text.split())
+        assert "modelled = formula" in done.stdout
+        assert "not counted" in " ".join(done.stdout.split())
 
 
 def test_a_file_that_is_written_again_is_read_again(tmp_path):
@@ -710,11 +710,13 @@ def test_time(tmp_path):
 def test_bench(tmp_path, n):
     (tmp_path / "own.py").write_text(OWN)
     names = ["ring", "bruck", "own.py:left"]
-    for verb, number in (("all_reduce", "fp32"), ("reduce_scatter", "bf16"), ("all_gather", "fp16")):
-        words = ["collectives", "bench", *names, "--verb", verb, "--precision", number, "--bytes", "1KiB,3MiB"]
-        done = run_zerosim(n, *words, "--seconds", "0.2", cwd=tmp_path)
+    kinds = [("all_reduce", "fp32"), ("reduce_scatter", "bf16"), ("all_gather", "fp16")]
+    words = ["collectives", "bench", *names, "--bytes", "1KiB,3MiB", "--seconds", "0.05"]
+    several = [[*words, "--verb", verb, "--precision", number, "--out", verb] for verb, number in kinds]
+    all_done = in_one_job(n, [(own, tmp_path) for own in several], tmp_path / "job")
+    for (verb, number), done in zip(kinds, all_done, strict=True):
         lines_of(done)
-        result = json.loads((tmp_path / "zerosim-out" / "collectives-bench.json").read_text())
+        result = json.loads((tmp_path / verb / "collectives-bench.json").read_text())
         assert result["schema"] == "zerosim.collectives.bench/1"
         assert (result["ranks"], result["precision"], len(result["sizes"])) == (n, number, 2)
         for row in result["sizes"]:
@@ -723,7 +725,7 @@ def test_bench(tmp_path, n):
                 assert cell["algbw"] * cell["seconds"]["median"] == pytest.approx(row["bytes"])
                 assert cell["busbw"] / cell["algbw"] == pytest.approx(float(formulas.bus_factor(verb, n)))
             assert row["collectives"]["native"]["ratio_to_native"] == 1
-        assert (tmp_path / "zerosim-out" / "collectives-bench.png").exists()
+        assert (tmp_path / verb / "collectives-bench.png").exists()
 
 
 BAD = [
@@ -793,19 +795,18 @@ def test_bad_input(typed, tmp_path, refused, case):
 
 
 @pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("verb", VERBS)
-def test_bench_of_all_that_are_for_so_many_ranks(tmp_path, n, verb):
-    done = run_zerosim(
-        n, "collectives", "bench", "--verb", verb, "--bytes", "3KiB", "--seconds", "0.05", "--json", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    names = list(json.loads(done.stdout)["sizes"][0]["collectives"])
+def test_bench_of_all_that_are_for_so_many_ranks(tmp_path, n):
     expected = {
         "reduce_scatter": ["ring", "halving", "pairwise", "bruck"],
         "all_gather": ["ring", "halving", "bruck", "doubling", "neighbour"],
         "all_reduce": ["ring", "halving", "pairwise", "bruck", "doubling", "binomial"],
-    }[verb]
-    assert names == ["native", *(name for name in expected if fits(name, verb, n))]
+    }
+    words = ["collectives", "bench", "--bytes", "3KiB", "--seconds", "0.05", "--json"]
+    commands = [([*words, "--verb", verb], tmp_path) for verb in expected]
+    for (verb, those), done in zip(expected.items(), in_one_job(n, commands, tmp_path / "job"), strict=True):
+        assert done.returncode == 0, done.stderr
+        names = list(json.loads(done.stdout)["sizes"][0]["collectives"])
+        assert names == ["native", *(name for name in those if fits(name, verb, n))]
 
 
 @pytest.mark.parametrize("case", range(len(BAD_BENCH)), ids=[" ".join(words) for words, _ in BAD_BENCH])
