@@ -123,7 +123,7 @@ def test_regression_learns(npz):
     random = np.random.default_rng(0)
     x = random.standard_normal((400, 3))
     data = load(str(npz(x=x, y=np.sin(x[:, 0]) + x[:, 1])))
-    records = train_on(2, data, hidden=(32,), precision="bf16", steps=None, epochs=40, lr=0.01)
+    records = train_on(2, data, hidden=(32,), precision="bf16", stages=(3,), steps=None, epochs=40, lr=0.01)
     last = records.runs[-1].epochs[-1]
     assert last["test_loss"] < 0.05 * np.var(data.y)
     assert last["test_accuracy"] is None
