@@ -62,6 +62,7 @@ def test_groups_cross_slices_and_buckets(N, hidden, bucket):
     """What is chosen does not depend on how the vector is cut: as on one rank with whole layers, in float64."""
     for by in ("row", 3):
         settings = {"hidden": hidden, "precision": "fp64", "prune_groups": 0.4, "prune_by": by, "optimizer": "sgd"}
+        settings |= {"steps": 2}
         records = train_on(N, bucket=bucket, **settings)
         assert_same_choices_and_books(records)
         whole = train_on(1, stages=(0,), **settings)
