@@ -185,21 +185,24 @@ def values(rank, vector):
 @pytest.mark.parametrize("stage", range(4))
 @pytest.mark.parametrize("N", RANKS)
 def test_any_ranks_at_any_stage_read_it(saved, N, stage):
-    """Each pair of ranks and of stages: the same states to the bit, and never more held than the share and a slice."""
+    """Each pair of ranks with each stage of both: the same states to the bit, never more held than share and slice.
+
+    The stage that reads takes turns, so that each of three among ranks and stages, before and after, meet.
+    """
     folder, states = saved(N, stage)
-    for M in RANKS:
-        for t in range(4):
-            seen = np.zeros(len(states["parameters"]), int)
-            for rank, (numbers, own, peak, slice_, step) in enumerate(load_on(M, folder, t)):
-                seen[numbers] += 1
-                np.testing.assert_array_equal(own["master"], states["parameters"][numbers])
-                np.testing.assert_array_equal(own["weights"], states["parameters"][numbers].astype(np.float16))
-                for name in ("momentum", "variance"):
-                    np.testing.assert_array_equal(own[name], states[name][numbers])
-                share = sum(at_rest(t, WIDTHS, M, "fp16", "adam", rank=rank).values())
-                assert peak == share + slice_, "its share and one slice in full precision"
-                assert step == open_checkpoint(str(folder)).manifest.state["optimizer"]["t"]
-            assert (seen == 1).all()
+    for i, M in enumerate(RANKS):
+        t = (i + RANKS.index(N) + stage) % 4
+        seen = np.zeros(len(states["parameters"]), int)
+        for rank, (numbers, own, peak, slice_, step) in enumerate(load_on(M, folder, t)):
+            seen[numbers] += 1
+            np.testing.assert_array_equal(own["master"], states["parameters"][numbers])
+            np.testing.assert_array_equal(own["weights"], states["parameters"][numbers].astype(np.float16))
+            for name in ("momentum", "variance"):
+                np.testing.assert_array_equal(own[name], states[name][numbers])
+            share = sum(at_rest(t, WIDTHS, M, "fp16", "adam", rank=rank).values())
+            assert peak == share + slice_, "its share and one slice in full precision"
+            assert step == open_checkpoint(str(folder)).manifest.state["optimizer"]["t"]
+        assert (seen == 1).all()
 
 
 @pytest.mark.parametrize(
