@@ -2,11 +2,17 @@
 
 from math import cos, pi, sin
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from zerosim.collectives import NOBODY
 from zerosim.collectives.check import Trace
 from zerosim.figures.sheet import slide
 from zerosim.words import counted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MOST_RANKS, MOST_EXCHANGES = 12, 40
 """More than this is refused: nobody could follow it."""
@@ -14,29 +20,28 @@ MOST_RANKS, MOST_EXCHANGES = 12, 40
 _WIDE = 1.7
 """Ranks sit on an ellipse, so many times as wide as it is high."""
 
-STEPS, PAUSE = 8, 3
-"""Frames that a slice is on its way, and that one rests between exchanges."""
+STEPS, PAUSE, FRAME = 8, 3, 83
+"""Frames that a slice is on its way, and that one rests between exchanges; milliseconds of a frame."""
 
 
 @slide
 def travel(trace: Trace, name: str, path: str | Path) -> None:
     """Write an animated GIF of a collective. Raises ValueError for more ranks or exchanges than one can follow."""
-    from matplotlib.animation import PillowWriter
-
     if trace.N > MOST_RANKS or len(trace.rounds) > MOST_EXCHANGES:
         raise ValueError(
             f"{trace.N} ranks with {len(trace.rounds)} exchanges are too many for an animation; "
             f"up to {MOST_RANKS} and {MOST_EXCHANGES} can be followed"
         )
     stage = _Stage(trace, name)
-    writer = PillowWriter(fps=12)
-    with writer.saving(stage.figure, str(path), dpi=72):
-        for s in range(len(trace.held)):
-            last = s >= len(trace.rounds)
-            for frame in range(1 if last else STEPS):
-                stage.show(s, frame / STEPS)
-                for _ in range(1 if frame else 4 * PAUSE if last else PAUSE):
-                    writer.grab_frame()
+    pictures, milliseconds = [], []
+    for s in range(len(trace.held)):
+        last = s >= len(trace.rounds)
+        for frame in range(1 if last else STEPS):
+            stage.show(s, frame / STEPS)
+            pictures.append(stage.picture())
+            milliseconds.append(FRAME * (1 if frame else 4 * PAUSE if last else PAUSE))
+    first, *others = pictures
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
 
 
 class _Stage:
@@ -54,6 +59,7 @@ class _Stage:
         self._colours = slice_colours(N)
         self.figure, self._axes = new_figure()
         self.figure.set_layout_engine("none")
+        self.figure.set_dpi(72)
         axes = self._axes
         axes.set_position((0.02, 0.02, 0.96, 0.84))
         axes.set_axis_off()
@@ -103,6 +109,15 @@ class _Stage:
             f"{trace.verb} by {self._name}, {counted(N, 'rank')}, {where}\n"
             "a colour per slice, as full as ranks are added in it",
         )
+
+    def picture(self) -> "Image":
+        """Return what is shown now."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from PIL.Image import fromarray
+
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        return fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
     def _corner(self, rank: int, number: int) -> tuple[float, float]:
         x, y = self._places[rank]
