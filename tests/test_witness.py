@@ -53,7 +53,7 @@ def test_the_interpreter_on_small_models(tmp_path, n):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_operating_system(tmp_path, precision):
     """States of 40 MB and more within 2 %, and resident memory never more than 1.05 of the ledger's peak."""
-    words = ["--hidden", "3000,3000", "--precision", precision, "--steps", 3, "--witness", "os"]
+    words = ["--hidden", "2300,2300", "--precision", precision, "--steps", 3, "--witness", "os"]
     for run in witnessed(2, tmp_path, *words):
         for said, at_rest, peak in zip(run["witnesses"]["os"], *totals(run), strict=True):
             assert at_rest > 40e6
