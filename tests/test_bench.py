@@ -1,10 +1,11 @@
 """The benchmarks: what they report is whole and true; never how long anything takes."""
 
 import json
+import os
 
 import numpy as np
 import pytest
-from conftest import in_one_job, run_zerosim
+from conftest import in_one_job, mpirun, run_zerosim
 from test_cli import assert_one_line
 
 from zerosim import formulas
@@ -145,3 +146,21 @@ def test_pytorch_beside_each_stage(tmp_path):
         assert row["ratio"] > 0
         assert row["ours"]["bytes_on_the_wire"] >= row["ours"]["bytes_counted"]
         assert row["theirs"]["bytes_on_the_wire"] > 0
+
+
+BOUND = """
+import os, sys
+from mpi4py import MPI
+cores = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {cores[MPI.COMM_WORLD.rank % len(cores)]})
+from zerosim.transport.mpi import MPITransport
+sys.stdout.write(f"{MPITransport()._crowded}\\n")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are bound to cores on Linux only")
+@pytest.mark.parametrize("n", [2, 3])
+def test_ranks_bound_to_a_core_each_know_how_many_there_are(n):
+    """A rank that waits gives its core away only where there are more ranks than cores, not where each has its own."""
+    done = mpirun(n, "-c", BOUND)
+    assert done.stdout.split() == [str(n > len(os.sched_getaffinity(0)))] * n, done.stderr

@@ -24,9 +24,13 @@ PATIENCE, NAP = 20, 1e-4
 """Where there are more ranks than cores, who has asked so often sleeps for so many seconds between two times."""
 
 
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _cores(neighbours: Any) -> int:
+    """How many cores the processes of a communicator, all on one machine, may use together.
+
+    Each says its own, for a job may have bound them to different ones.
+    """
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return len(set().union(*neighbours.allgather(set(own))))
 
 
 def _octets(array: np.ndarray) -> np.ndarray:
@@ -63,12 +67,12 @@ def end_all(status: int) -> NoReturn:
 class MPITransport:
     """This process's end of an mpi4py communicator (default: MPI.COMM_WORLD), which is duplicated.
 
-    `crowded` says that there are more ranks than cores on this machine, where a part of them may not know it.
+    `crowded` says whether there are more ranks than cores on this machine; None: that is found out.
     """
 
     backend = "mpi"
 
-    def __init__(self, comm: Any = None, crowded: bool = False) -> None:
+    def __init__(self, comm: Any = None, crowded: bool | None = None) -> None:
         from mpi4py import MPI
 
         world = MPI.COMM_WORLD if comm is None else comm
@@ -76,8 +80,8 @@ class MPITransport:
         self.rank, self.size = world.rank, world.size
         neighbours = world.Split_type(MPI.COMM_TYPE_SHARED)
         self.here = neighbours.size
+        self._crowded = self.here > _cores(neighbours) if crowded is None else crowded
         neighbours.Free()
-        self._crowded = crowded or self.here > _cores()
         self._MPI, self._byte, self._status = MPI, MPI.BYTE, MPI.Status()
         self._types: dict[np.dtype, tuple[Any, Any]] = {}
         self.waits = Waits(self.size)
