@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from test_exercises_faults import ALL, save, without
 
-from zerosim import formulas
+from zerosim import formulas, lecture
 from zerosim.collectives import ring
 from zerosim.exercises import check_commit_order, check_lost_steps
 from zerosim.myths import Lab
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-EXAM = (FOLDER / "README.md").read_text().partition("## Exam questions")[2]
-FILE = (FOLDER / "answers.md").read_text()
+SYLLABUS, FILE = ((FOLDER / name).read_text() for name in ("README.md", "answers.md"))
+EXAM = SYLLABUS.partition("## Exam questions")[2]
 QUESTIONS = {
     int(number): " ".join(text.split())
     for number, text in re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |\Z)", EXAM, re.M | re.S)
@@ -186,3 +186,8 @@ def test_order_of_writes():
     assert check_commit_order(save)
     needed = [step for step in ALL if not check_commit_order(without(step))]
     assert needed == [step for step in ALL if step != "sync"]
+
+
+def test_the_syllabus_has_a_place_for_every_figure():
+    sessions = SYLLABUS.partition("figures for lectures")[2].partition("**In a notebook**")[0]
+    assert sorted(re.findall(r"`([\w-]+)`", sessions)) == sorted(lecture.SLIDES)
