@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from conftest import run_zerosim
+from conftest import in_one_job, run_zerosim
+from test_cli import assert_one_line
 
 from zerosim import formulas, published
 from zerosim.errors import InputError
@@ -201,14 +202,14 @@ def test_bad_rows(row, words):
         assert word in str(raised.value)
 
 
-def test_the_command(tmp_path):
+def test_the_command(typed, tmp_path):
     """Once, not once per rank; exit status 1 as soon as a row differs."""
     for n in (0, 3):
         done = run_zerosim(n, "check", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("zero.fig1.os ") == 1
         assert max(map(len, done.stdout.splitlines())) <= 80
-    report = json.loads(run_zerosim(0, "check", "--json", cwd=tmp_path).stdout)
+    report = json.loads(typed("check", "--json").stdout)
     assert report["schema"] == "zerosim.check/1"
     assert sum(report["counts"].values()) == len(report["rows"]) > 270
     row = {"id": "mine", "formula": "ratio", "inputs": {"a": 1, "b": 3}, "published": 0.34}
@@ -220,31 +221,39 @@ def test_the_command(tmp_path):
         assert "1 DIFFER without an explanation" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[{]", ["not JSON", "line 1 column 3"]),
-        ("{}", ["list of rows"]),
-        ("[1]", ["row 1", "object"]),
-        ('[{"id": "a", "published": NaN}]', ["NaN is no number"]),
-        ('[{"id": "a", "published": 1e999}]', ["row 1 (a)", "too large"]),
-        ("[" * 100_000, ["nested too deeply"]),
-        ('[{"id": "a"}]', ["row 1 (a)", "published"]),
-        (None, ["none.json", "cannot be read"]),
-    ],
-)
-def test_bad_files(tmp_path, text, words):
-    if text is not None:
-        (tmp_path / "none.json").write_text(text)
-    done = run_zerosim(2, "check", "none.json", cwd=tmp_path)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    for word in words:
-        assert word in done.stderr
+BAD_FILES = [
+    ("[{]", ["not JSON", "line 1 column 3"]),
+    ("{}", ["list of rows"]),
+    ("[1]", ["row 1", "object"]),
+    ('[{"id": "a", "published": NaN}]', ["NaN is no number"]),
+    ('[{"id": "a", "published": 1e999}]', ["row 1 (a)", "too large"]),
+    ("[" * 100_000, ["nested too deeply"]),
+    ('[{"id": "a"}]', ["row 1 (a)", "published"]),
+    (None, ["none.json", "cannot be read"]),
+]
 
 
-def test_every_formula_says_what_it_computes():
-    done = run_zerosim(0, "check", "--formulas")
+@pytest.fixture(scope="module")
+def refused(once, tmp_path_factory):
+    """How each bad file ended on two ranks."""
+
+    def run():
+        folders = [tmp_path_factory.mktemp("bad") for _ in BAD_FILES]
+        for folder, (text, _) in zip(folders, BAD_FILES, strict=True):
+            if text is not None:
+                (folder / "none.json").write_text(text)
+        return in_one_job(2, [(["check", "none.json"], folder) for folder in folders], folders[0] / "job")
+
+    return once("published", run)
+
+
+@pytest.mark.parametrize("case", range(len(BAD_FILES)))
+def test_bad_files(refused, case):
+    assert_one_line(refused[case], BAD_FILES[case][1])
+
+
+def test_every_formula_says_what_it_computes(typed):
+    done = typed("check", "--formulas")
     assert done.returncode == 0
     for name, function in published.catalogue().items():
         assert function.__doc__
