@@ -1,5 +1,6 @@
 """The planner: its bytes are the formulas', what it says fits does, and it refuses what cannot be in one line."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -10,6 +11,7 @@ from conftest import run_zerosim
 from test_cli import assert_one_line
 
 from zerosim import formulas, machine, models
+from zerosim.__main__ import main
 from zerosim.errors import InputError
 from zerosim.plan import RECOMPUTE, VARIANTS, Workload, mlp, plan, plans, recommend, subject_of
 
@@ -18,10 +20,10 @@ SUBJECTS = [subject_of(models.find(name)) for name in ("gpt2-xl", "llama-2-7b", 
 SUBJECTS += [subject_of(models.from_count(7.5e9)), mlp((64, 256, 256, 10)), mlp((5, 3))]
 
 
-def run_plan(tmp_path, *words, n=0):
-    done = run_zerosim(n, "plan", *words, "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def run_plan(folder, *words):
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["plan", *words, "--json"]) == 0
+    return json.loads(printed.getvalue())
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
@@ -196,7 +198,7 @@ def test_bad_workloads(settings, words):
         assert word in str(raised.value)
 
 
-def test_the_command(tmp_path):
+def test_the_command(typed, tmp_path):
     report = run_plan(tmp_path, "--parameters", "7.5e9", "--gpus", "64", "--memory", "80e9", "--precision", "fp16")
     assert report["schema"] == "zerosim.plan/1"
     assert report["model"]["parameters"] == 7_500_000_000
@@ -208,7 +210,7 @@ def test_the_command(tmp_path):
     assert not first["fits"]
     assert report["recommended"]["stage"] in (1, 2, 3)
     assert any("not known" in line for line in report["assumptions"])
-    done = run_zerosim(0, "plan", "--parameters", "7.5e9", "--csv", cwd=tmp_path)
+    done = typed("plan", "--parameters", "7.5e9", "--csv")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert len(rows) == len(VARIANTS)
     assert int(rows[0]["bytes_parameters"]) == first["bytes"]["parameters"]

@@ -65,8 +65,8 @@ def test_steps_prevail_over_the_end_of_an_epoch(tmp_path):
 @pytest.mark.parametrize(
     "words", [["--target-loss", "-1"], ["--target-loss", "nan"], ["--patience", "0"], ["--patience", "1.5"]]
 )
-def test_bad_input(tmp_path, words):
-    done = run_zerosim(0, "train", *words, cwd=tmp_path)
+def test_bad_input(typed, words):
+    done = typed("train", *words)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert words[0].strip("-").replace("-", "_") in done.stderr.replace("-", "_")

@@ -129,8 +129,8 @@ def test_the_table(tmp_path):
 
 
 @pytest.mark.parametrize("flag", [["--trace-memory"], ["--witness", "os"], ["--witness", "wire"]])
-def test_threads_cannot_be_told_apart(tmp_path, flag):
-    assert_one_line(run_zerosim(0, "--ranks", 2, *flag, cwd=tmp_path), [flag[0][2:].replace("-", "_"), "mpirun"])
+def test_threads_cannot_be_told_apart(typed, flag):
+    assert_one_line(typed("--ranks", 2, *flag), [flag[0][2:].replace("-", "_"), "mpirun"])
 
 
 def test_a_witness_that_is_not_known(tmp_path):
