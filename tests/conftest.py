@@ -61,13 +61,13 @@ def in_one_job(n, commands, folder, timeout=120):
     """Run commands one after the other on the same n MPI ranks: to start those takes longer than most of them.
 
     `commands` are (words, folder to run in). Returns what each ended with and printed as mpirun's own: of several
-    statuses it ends with all their bits. None: a rank did not get to the end.
+    statuses it ends with all their bits. None: a rank did not get to the end; mpi4py then ends the others.
     """
     commands = [([*map(str, words)], str(where)) for words, where in commands]
     folder.mkdir(parents=True)
     (folder / "commands.json").write_text(json.dumps(commands))
     try:
-        job = mpirun(n, "-c", ONE_JOB, cwd=folder, timeout=timeout)
+        job = mpirun(n, "-m", "mpi4py", "-c", ONE_JOB, cwd=folder, timeout=timeout)
         last_words = f"the job ended with {job.returncode}: {job.stderr}"
     except subprocess.TimeoutExpired:
         last_words = f"the job was not over after {timeout} seconds"
