@@ -271,7 +271,11 @@ def test_weights_from_a_file_fit_any_grid(tmp_path):
         (2, {"straggler": (2, 3.0)}, "there is no rank 2"),
         (3, {"slices": (2, 1)}, "for 2 data-parallel ranks; there are 3"),
         (4, {"slices": (2, 1, 1, 1), "tensor_parallel": 2}, "for 4 data-parallel ranks; there are 2"),
-        (4, {"tensor_parallel": 4, "batch_size": 3, "grad_accum": 4}, "a batch of 3 rows is too small for 1 rank with 4 micro-steps"),
+        (
+            4,
+            {"tensor_parallel": 4, "batch_size": 3, "grad_accum": 4},
+            "a batch of 3 rows is too small for 1 rank with 4 micro-steps",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(N, settings, words):
