@@ -90,7 +90,7 @@ def whole_shards(P, N, M, rank):
         ),
         (
             lambda P, N, M, rank: [(rank, 0, 1)],
-            ".*new rank 0 reads 1 elements and owns 650: 2596 bytes of fp32 too few",
+            ".*new rank 0 reads 1 element and owns 650: 2596 bytes of fp32 too few",
         ),
         (lambda P, N, M, rank: [(rank + 1, 0, 1)], ".*reads shard 1; there are 0 to 0"),
     ],

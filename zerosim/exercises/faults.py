@@ -107,9 +107,8 @@ def _read(got: Any, old: list[np.ndarray], mine: np.ndarray, index: Index, what:
             raise Wrong(f"{what} reads shard {shard}; there are 0 to {len(old) - 1}")
         if not 0 <= start <= stop <= old[shard].size:
             behind = ": padding is not written" if stop > old[shard].size else ""
-            raise Wrong(
-                f"{what} reads {start} to {stop} of shard {shard}, which has {old[shard].size} elements{behind}"
-            )
+            there = counted(old[shard].size, "element")
+            raise Wrong(f"{what} reads {start} to {stop} of shard {shard}, which has {there}{behind}")
     read = np.concatenate([mine[:0], *(old[shard][start:stop] for shard, start, stop in reads)])
     length = min(read.size, mine.size)
     if (wrong := read[:length] != mine[:length]).any():
@@ -122,7 +121,9 @@ def _read(got: Any, old: list[np.ndarray], mine: np.ndarray, index: Index, what:
         )
     if read.size != mine.size:
         more, many = abs(read.size - mine.size), "many" if read.size > mine.size else "few"
-        raise Wrong(f"{what} reads {read.size} elements and owns {mine.size}: {4 * more} bytes of fp32 too {many}")
+        raise Wrong(
+            f"{what} reads {counted(read.size, 'element')} and owns {mine.size}: {4 * more} bytes of fp32 too {many}"
+        )
 
 
 # a disk that may crash -----------------------------------------------------------------------------------------------

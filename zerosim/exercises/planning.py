@@ -36,7 +36,7 @@ def _largest(stage: int, memory: float, N: int) -> Case:
         "GB are powers of 1000 here, GiB are powers of 1024": right * 1.024**3,
     }
     return Case(
-        f"stage {stage}, {si(memory)} on each of {counted(N, 'device')}",
+        f"stage {stage}, {counted(N, 'device')} of {si(memory)}",
         (stage, memory, N),
         right,
         mistakes,
