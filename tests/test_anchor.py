@@ -94,8 +94,8 @@ def marked(axes, label):
     return list(zip(*map(list, line.get_data()), strict=True))
 
 
-def curves(axes, of=201):
-    return [line for line in axes.lines if len(line.get_xdata()) == of and line.get_linestyle() == "-"]
+def curves(axes, of=201, styles=("-",)):
+    return [line for line in axes.lines if len(line.get_xdata()) == of and line.get_linestyle() in styles]
 
 
 def test_figure1(rows):
@@ -158,15 +158,15 @@ def test_efficiency(rows):
     """Every statement is "over so much": its mark is below our curve."""
     figure = figures.efficiency(rows)
     assert len(figure.axes) == 3
-    assert [len(curves(axes)) for axes in figure.axes] == [5, 5, 5]
+    each = [curves(axes, styles=("-", "--", "-.", ":")) for axes in figure.axes]
+    assert [len(own) for own in each] == [5, 5, 5]
     said = [row for row in rows if row["id"] in ("inf.f3a", "inf.f3b", "inf.f3c", "inf.act8k")]
     marks = [line.get_xydata()[0] for axes in figure.axes for line in axes.lines if line.get_marker() == "D"]
     assert len(said) == len(marks) == 4
     for row, (bandwidth, share) in zip(said, marks, strict=True):
         assert (bandwidth, 100 * share) == (row["inputs"]["bandwidth"], row["published"])
         assert share < formulas.infinity_efficiency(**row["inputs"])
-    for axes in figure.axes:
-        assert all(np.all(np.diff(line.get_ydata()) > 0) for line in curves(axes))
+    assert all(np.all(np.diff(line.get_ydata()) > 0) for own in each for line in own)
 
 
 def test_drawn_twice_the_files_are_the_same(tmp_path, points, rows):

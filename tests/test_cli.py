@@ -42,7 +42,7 @@ def bad_inputs(folder):
     yield "test mode", ["--precision", "fp64"], ["fp64", "bf16"]
     yield "unknown collective", ["--collective", "rnig"], ["rnig", "ring", "native"]
     yield "levels without ranks per node", ["--collective", "hierarchical"], ["hierarchical:4"]
-    yield "levels that do not fit", ["--collective", "hierarchical:3"], ["not filled"]
+    yield "levels that do not fit", ["--collective", "hierarchical:5"], ["not filled"]
     yield "no such algorithm file", ["--collective", folder / "none.py"], ["none.py", "no such file"]
     yield "algorithm that is wrong", ["--collective", wrong_algorithm(folder)], ["wrong.py", "exchange 0, rank 0"]
     yield "algorithm file with an error", ["--collective", put("broken.py", "def f(:\n")], ["broken.py", "line 1"]

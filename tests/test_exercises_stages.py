@@ -103,6 +103,17 @@ def without_agree(rank, batch):
     return loss, True
 
 
+def regardless(rank, batch):
+    """Nobody asks whether there is a factor; and by name."""
+    loss = forward_backward(rank, batch, zero1.forward, zero1.backward)
+    rank.comm.reduce_scatter(*rank.buckets(rank.gradients))
+    loss, factor = rank.agree(loss, alone=False)
+    for bucket in rank.layout.buckets():
+        rank.update(parameters=bucket.own, gradients=bucket.own, states=bucket.shard, factor=factor)
+    rank.comm.all_gather(*rank.buckets(rank.parameters))
+    return loss, factor is not None
+
+
 def nothing_done(rank, batch):
     return forward_backward(rank, batch, zero1.forward, zero1.backward), False
 
@@ -168,6 +179,11 @@ right_1 = allocate("padded", "shard")
         (right_1, stage_1(reduce=mean_again), r"its gradient is 0.25 times stage 0's. The loss is divided"),
         (right_1, stage_1(reduce=halved_again), r"its gradient is stage 0's but for rounding"),
         (right_1, without_agree, r"rank.update comes before rank.agree\(loss\)"),
+        (
+            right_1,
+            regardless,
+            r"rank.agree has given None for the factor: a gradient has overflowed, all ranks",
+        ),
         (right_1, nothing_done, r"step calls rank.agree\(loss\) never; once is right"),
         (right_1, stage_1(asks_twice), r"step calls rank.agree\(loss\) 2 times; once is right"),
         (

@@ -7,6 +7,8 @@ import re
 import sys
 import time
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +169,14 @@ def test_predicted_beside_counted(capsys):
         ("no", True, "otherwise"),
         ("allocate,  step", "allocate step", "as predicted"),
         ("Optimizer_states", "optimizer_states", "as predicted"),
+        ("optimizer states", "optimizer_states", "as predicted"),
+        (["allocate", "step"], "allocate step", "as predicted"),
+        ([2, 3], "2 3", "as predicted"),
+        (False, "false", "as predicted"),
+        ("4/3", 4 / 3, "as predicted"),
+        (Fraction(4, 3), 4 / 3, "as predicted"),
+        (Decimal("2.5"), 2.5, "as predicted"),
+        ("halving and bruck", "halving = bruck", "as predicted"),
         (1, "yes", "otherwise"),
         ([3, 3], [3, 3], "as predicted"),
     ],

@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -228,16 +229,18 @@ def _how(said: Any, value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
 
 
 def _as_number(said: Any) -> Any:
-    """The number that a text stands for; anything else as it is."""
+    """The number that a text stands for, 4/3 too; anything else as it is."""
+    if isinstance(said, Decimal):
+        return float(said)
     if not isinstance(said, str):
         return said
     try:
-        return float(said.replace(",", ""))
-    except ValueError:
+        return float(Fraction(said.replace(",", "")))
+    except (ValueError, ZeroDivisionError):
         return said
 
 
@@ -249,8 +252,11 @@ def _half_a_place(value: float) -> float:
 
 
 def _words(said: Any) -> list[str]:
-    text = ("no", "yes")[said] if isinstance(said, bool) else str(said)
-    return text.casefold().replace(",", " ").split()
+    """What is compared of words: neither case nor punctuation; a list is its words, and True and "true" are yes."""
+    several = said if isinstance(said, list | tuple | set) else [said]
+    words = re.findall(r"[\w.%-]+", " ".join(map(str, several)).casefold().replace("_", " "))
+    alike = {"true": "yes", "false": "no"}
+    return [alike.get(word, word) for word in (word.strip(".") for word in words) if word not in ("", "and")]
 
 
 def _shown(value: Any) -> str:
@@ -259,7 +265,7 @@ def _shown(value: Any) -> str:
         return "-"
     if not _is_number(value):
         return str(value)
-    return f"{int(value):,}" if value % 1 == 0 else f"{value:,.6g}"
+    return f"{int(value):,}" if value % 1 == 0 else f"{float(value):,.6g}"
 
 
 def _source(thing: Any) -> str:

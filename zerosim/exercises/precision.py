@@ -160,6 +160,7 @@ def _judge(function: Callable[[Comm, np.ndarray], Any], N: int, bad: dict[int, f
         return said, comm.sent.total(), np.array_equal(gradient, before, equal_nan=True)
 
     skip: list[bool] = []
+    total = 0
     where = f"N = {N}, " + (
         "; ".join(f"{value} in rank {r}'s slice" for r, value in bad.items()) or "no slice has overflowed"
     )
@@ -171,6 +172,7 @@ def _judge(function: Callable[[Comm, np.ndarray], Any], N: int, bad: dict[int, f
         if sent >= 4096:
             raise Wrong(f"{where}: rank {r} sends {sent:,} bytes, as much as slices; a number for each rank is enough")
         skip.append(bool(said))
+        total += sent
     if len(set(skip)) > 1:
         raise Wrong(
             f"{where}: rank {skip.index(True)} skips the step and rank {skip.index(False)} does not: from now on they "
@@ -183,3 +185,5 @@ def _judge(function: Callable[[Comm, np.ndarray], Any], N: int, bad: dict[int, f
         if len(set(bad.values())) > 1:
             hint = "; the sum of inf and -inf is nan"
         raise Wrong(f"{where}: no rank skips, and the optimizer would write it into the weights{hint}")
+    if bad and N > 1 and not total:
+        raise Wrong(f"{where}: no rank sends a byte through comm, so none can know what the others have")

@@ -315,14 +315,18 @@ def _watch(rank: Rank) -> list[float]:
     agreed: list[float] = []
     agree, update = rank.agree, rank.update
 
-    def noted(loss: float, *more: Any) -> Any:
+    def noted(loss: float, **more: Any) -> Any:
         agreed.append(loss)
-        return agree(loss, *more)
+        return agree(loss, **more)
 
-    def after_that(*args: Any) -> None:
+    def after_that(*args: Any, **named: Any) -> None:
         if not agreed:
             raise Wrong("rank.update comes before rank.agree(loss), which says whether to update, and by which factor")
-        update(*args)
+        if (*args, None, None, None, None)[3] is None and named.get("factor") is None:
+            raise Wrong(
+                "rank.agree has given None for the factor: a gradient has overflowed, all ranks skip the update"
+            )
+        update(*args, **named)
 
     vars(rank).update(agree=noted, update=after_that)
     return agreed

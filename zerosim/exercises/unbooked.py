@@ -1,6 +1,8 @@
 """Arrays that are in no book: the interpreter's tracer says which of a reader's lines has made one that still lives."""
 
 import linecache
+import os
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,10 +17,13 @@ from zerosim.exercises.verdict import Wrong
 SMALL = 256
 """Bytes that a line may hold in arrays of its own: a few numbers, no slice of a layer."""
 
+LOOKS = 4
+"""How often an array must be seen, 50 ms apart, to be held."""
+
 FRAMES = 12
 """Of the stack, kept for each allocation: NumPy's functions call one another."""
 
-_NUMPY, ZEROSIM = (str(Path(package.__file__ or "").parent) for package in (np, zerosim))
+_NUMPY, ZEROSIM = (f"{Path(package.__file__ or '').parent}{os.sep}" for package in (np, zerosim))
 
 
 @contextmanager
@@ -33,7 +38,7 @@ def traced() -> Iterator[Callable[[str], None]]:
         tracemalloc.start(FRAMES)
     before = _held()
     try:
-        yield lambda when: _look(_held() - before, when)
+        yield lambda when: _look(before, when)
     finally:
         if not already:
             tracemalloc.stop()
@@ -57,7 +62,13 @@ def _maker(stack: tracemalloc.Traceback) -> tuple[str, int] | None:
     return None
 
 
-def _look(held: Counter[tuple[str, int, int]], when: str) -> None:
+def _look(before: Counter[tuple[str, int, int]], when: str) -> None:
+    """Look several times: another rank may be in the midst of an expression, whose arrays are gone a moment later."""
+    held = _held() - before
+    for _ in range(LOOKS - 1):
+        if held:
+            time.sleep(0.05)
+            held &= _held() - before
     total: Counter[tuple[str, int]] = Counter()
     for (file, number, nbytes), arrays in held.items():
         total[file, number] += arrays * nbytes
