@@ -190,7 +190,7 @@ def compare(predicted: Mapping[str, Any], came: Mapping[str, Any], column: str =
     """Print what was predicted beside what came, by name; None is no prediction.
 
     `column` says over the second where it is from. A prediction that is more exact than what came is held against it
-    as rounded: 31.25 beside 31.2 is as predicted. Of words, case, blanks and commas do not matter; True is "yes".
+    as rounded: 31.25 beside 31.2 is as predicted. Of words, case and punctuation do not matter; True is "yes".
     """
     said = {name: predicted.get(name) for name in came}
     rows = [(name, _shown(said[name]), _shown(value), _how(said[name], value)) for name, value in came.items()]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from math import inf, isclose, log, log2
+from math import inf, isclose, log
 
 import numpy as np
 
@@ -187,13 +187,13 @@ def check_crossover(size: Callable[[int, float, float], float]) -> str:
         for alpha, beta in ((20e-6, 8e-10), (3e-6, 3e-12)):
             where = f"N = {N}, alpha = {alpha:g}, beta = {beta:g}"
             n = number(in_time(size, N, alpha, beta), where)
-            if not abs(n - _meet(2 * (N - 1), 2 * (N - 1) / N, log2(N), alpha, beta)) <= 1:
+            if not abs(n - _meet(*_terms(N), alpha, beta)) <= 1:
                 raise Wrong(f"{where}: {_not_there(N, alpha, beta, n)}")
     return "at your size both take the same time, to within a byte, for 4 to 1024 ranks on two networks"
 
 
 def _not_there(N: int, alpha: float, beta: float, n: float) -> str:
-    messages, share, lg = 2 * (N - 1), 2 * (N - 1) / N, log2(N)
+    messages, share, lg = _terms(N)
     known = [
         (_meet(messages, share, log(N), alpha, beta), "lg is the logarithm to base 2"),
         (_meet(messages / 2, share / 2, lg, alpha, beta), "that is the ring's reduce_scatter alone"),
@@ -210,6 +210,12 @@ def _not_there(N: int, alpha: float, beta: float, n: float) -> str:
     )
     ahead = "ring" if ring < doubling else "doubling"
     return f"at your {n:,.6g} bytes the ring takes {ring:.4g} s and doubling {doubling:.4g} s: {ahead} is ahead there"
+
+
+def _terms(N: int) -> tuple[float, float, float]:
+    """A ring's messages and its share of n, and how many vectors doubling sends, each in a message."""
+    (messages, share, _), (lg, _, _) = (formulas.coefficients("all_reduce", name, N) for name in ("ring", "doubling"))
+    return float(messages), float(share), float(lg)
 
 
 def _meet(messages: float, share: float, lg: float, alpha: float, beta: float) -> float:

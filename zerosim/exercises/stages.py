@@ -210,10 +210,8 @@ class Trial:
                 raise Wrong(f"step calls rank.agree(loss) {often}; once is right: it counts the optimizer's steps")
             if look and step == STEPS:
                 look("when the step is over")
-            own_loss = number(returned[0], "the loss that step returns")
-            yield self._after(
-                rank, own_loss, returned[1], {verb: rank.comm.sent[verb] - before[verb] for verb in VERBS}
-            )
+            loss = number(returned[0], "the loss that step returns")
+            yield self._after(rank, loss, returned[1], {verb: rank.comm.sent[verb] - before[verb] for verb in VERBS})
 
     def _after(self, rank: Rank, loss: float, updated: bool, sent: dict[str, int]) -> After:
         number, ledger = rank.comm.rank, rank.ledger
@@ -319,14 +317,14 @@ def _watch(rank: Rank) -> list[float]:
         agreed.append(loss)
         return agree(loss, **more)
 
-    def after_that(*args: Any, **named: Any) -> None:
+    def after_that(parameters: slice, gradients: slice, states: slice, factor: float | None) -> None:
         if not agreed:
             raise Wrong("rank.update comes before rank.agree(loss), which says whether to update, and by which factor")
-        if (*args, None, None, None, None)[3] is None and named.get("factor") is None:
+        if factor is None:
             raise Wrong(
                 "rank.agree has given None for the factor: a gradient has overflowed, all ranks skip the update"
             )
-        update(*args, **named)
+        update(parameters, gradients, states, factor)
 
     vars(rank).update(agree=noted, update=after_that)
     return agreed

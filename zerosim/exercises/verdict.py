@@ -4,7 +4,7 @@ import functools
 import inspect
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,13 +89,9 @@ def wanted(function: Any, *names: str) -> None:
         raise Wrong(f"{called}{signature} must take ({', '.join(names)})") from None
 
 
-def files_of(functions: Iterable[Any]) -> set[str]:
-    """Return the files, or cells, that functions are written in; of what is no Python function, none."""
-    codes = (getattr(inspect.unwrap(getattr(each, "func", each)), "__code__", None) for each in functions)
-    return {code.co_filename for code in codes if code}
-
-
 def _where(error: BaseException, solution: tuple[Any, ...]) -> str:
     """Say in which line of the solution's own file, or of its cell, it was raised; nothing if in none of it."""
-    own = [place for place in traceback.extract_tb(error.__traceback__) if place.filename in files_of(solution)]
+    codes = (getattr(inspect.unwrap(getattr(each, "func", each)), "__code__", None) for each in solution)
+    files = {code.co_filename for code in codes if code}
+    own = [place for place in traceback.extract_tb(error.__traceback__) if place.filename in files]
     return f", in line {own[-1].lineno} of yours: {own[-1].line}" if own else ""
